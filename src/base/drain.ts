@@ -59,7 +59,7 @@ export function createDrain(clock: Clock): Drain {
     start(deadlineMs) {
       running ??= new Promise<number>((resolve) => {
         finish = resolve;
-        for (const watch of [...watches]) watch.onDrain();
+        for (const watch of watches) watch.onDrain();
         timer = clock.after(deadlineMs, () => {
           const left = [...watches];
           for (const watch of left) watch.onForce();
