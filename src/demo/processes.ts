@@ -9,6 +9,8 @@ import { existsSync, openSync, closeSync, readdirSync } from 'node:fs';
 import { MeshError } from '../base/errors.ts';
 import type { PodAnswer, PodCommand, PodMessage, PodRequest } from './pod-process.ts';
 
+const SYSTEM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+
 export interface ProcessOptions {
   readonly netns: string;
   readonly args: readonly string[];
@@ -25,11 +27,11 @@ export interface DemoProcess {
   kill(signal: NodeJS.Signals): void;
 }
 
-/** Starts `node ARGS` in a namespace. The environment is exactly `env` and PATH. */
+/** Starts `node ARGS` in a namespace. The environment is exactly `env` and a fixed PATH. */
 export function startProcess(options: ProcessOptions): DemoProcess {
   const log = openSync(options.logFile, 'a');
   const child = spawn('nsenter', [`--net=${options.netns}`, process.execPath, ...options.args], {
-    env: { PATH: process.env['PATH'] ?? '/usr/sbin:/usr/bin:/sbin:/bin', ...options.env },
+    env: { PATH: SYSTEM_PATH, ...options.env },
     stdio: ['ignore', log, log, ...(options.ipc ? (['ipc'] as const) : [])],
   });
   const exited = new Promise<number | string>((resolve) => {

@@ -6,7 +6,7 @@
  * It plays the parts of a cluster that are not the mesh: the bridge CNI (addresses, routes) and kube-proxy
  * (service addresses, in the node's namespace, where a captured connection never passes).
  *
- * Addresses: node N is 172.31.0.1N and fd31::1N; its pods are 10.42.N.0/24 and fd42:N::/64.
+ * Addresses: the hub is 172.31.0.1; node N is 172.31.0.1N and fd31::1N; its pods are 10.42.N.0/24 and fd42:N::/64.
  */
 
 import { spawnSync } from 'node:child_process';
@@ -52,6 +52,9 @@ export interface Topology {
   /** Removes everything, and with it whatever still runs only on these networks. Idempotent. */
   remove(): void;
 }
+
+/** The hub's own address: where the controller listens. */
+export const HUB_IP: IpAddress = '172.31.0.1' as IpAddress;
 
 const COMMAND_TIMEOUT_MS = 15_000;
 const NETNS_DIR = '/run/netns';
@@ -115,7 +118,13 @@ export function createTopology(prefix: string, nodeNames: readonly string[]): To
 
   ipBatch(undefined, [`netns add ${hub}`]);
   inNamespace(hub, 'sysctl', ['-qw', ...QUIET_IPV6]);
-  ipBatch(hub, [`link add ${bridge} type bridge`, `link set ${bridge} up`, 'link set lo up']);
+  ipBatch(hub, [
+    `link add ${bridge} type bridge`,
+    `link set ${bridge} up`,
+    'link set lo up',
+    `addr add ${HUB_IP}/24 dev ${bridge}`,
+    `addr add fd31::1/64 dev ${bridge} nodad`,
+  ]);
 
   for (const [offset, name] of nodeNames.entries()) {
     const index = offset + 1;
@@ -144,6 +153,13 @@ export function createTopology(prefix: string, nodeNames: readonly string[]): To
       ip6: `fd31::1${index}` as IpAddress,
     });
   }
+  ipBatch(
+    hub,
+    nodes.flatMap(({ index, ip, ip6 }) => [
+      `route add 10.42.${index}.0/24 via ${ip}`,
+      `route add fd42:${index}::/64 via ${ip6}`,
+    ]),
+  );
   for (const node of nodes) {
     const others = nodes.filter((other) => other !== node);
     ipBatch(

@@ -1,0 +1,153 @@
+/**
+ * Sockets of one pod: its listeners and the connections made from inside its network namespace. The namespace
+ * is opened once, checked against the inode the agent verified, and closed with `close()`.
+ */
+
+import { Socket } from 'node:net';
+
+import type { Clock } from '../base/clock.ts';
+import { MeshError, errorFromNode } from '../base/errors.ts';
+import { formatSocketAddress, type IpAddress, type SocketAddress } from '../core/address.ts';
+import type { CapturedPod } from '../core/pod.ts';
+import { openNamespace, ownNamespaceInode, type NetworkNamespace } from '../linux/namespaces.ts';
+import type { Native } from '../linux/native.ts';
+import { createConnector, createListener, originalDestination } from '../linux/sockets.ts';
+import { parseAddress } from '../core/address.ts';
+
+/** ztunnel's CONNECTION_TIMEOUT. */
+export const CONNECT_TIMEOUT_MS = 10_000;
+
+export interface DialHandlers {
+  /** Connected; reading has not begun. The socket is the callee's from now on. */
+  onConnect(socket: Socket): void;
+  /** Called once, never after `onConnect`. */
+  onError(error: MeshError): void;
+}
+
+export interface PodSockets {
+  /** A new listening descriptor on `port`, in the port's SO_REUSEPORT group. */
+  listen(port: number): number;
+  /**
+   * Connects from inside the pod, marked as ours. `source`: appear as this address, port of the kernel's
+   * choice. Returns a function that gives up; after it no handler is called.
+   */
+  dial(to: SocketAddress, source: IpAddress | undefined, handlers: DialHandlers): () => void;
+  close(): void;
+}
+
+export function openPodSockets(native: Native, clock: Clock, captured: CapturedPod): PodSockets {
+  const namespace = openVerified(native, captured);
+  return {
+    listen: (port) => createListener(native, namespace, { port }),
+    dial: (to, source, handlers) => dial(native, clock, namespace, to, source, handlers),
+    close: () => namespace.close(),
+  };
+}
+
+/** Refuses a path that leads elsewhere than where the agent looked (T47, T122). */
+function openVerified(native: Native, captured: CapturedPod): NetworkNamespace {
+  const namespace = openNamespace(native, captured.netnsPath);
+  const reason =
+    namespace.inode === ownNamespaceInode(native)
+      ? 'it is our own'
+      : namespace.inode === captured.netnsInode
+        ? undefined
+        : `inode ${namespace.inode}, ${captured.netnsInode} expected`;
+  if (reason === undefined) return namespace;
+  namespace.close();
+  const { namespace: ns, name } = captured.pod;
+  const message = `Namespace "${captured.netnsPath}" is not that of pod "${ns}/${name}": ${reason}`;
+  throw new MeshError('MESH_NAMESPACE_MISMATCH', message);
+}
+
+function dial(
+  native: Native,
+  clock: Clock,
+  namespace: NetworkNamespace,
+  to: SocketAddress,
+  source: IpAddress | undefined,
+  handlers: DialHandlers,
+): () => void {
+  const action = `Cannot connect to "${formatSocketAddress(to)}"`;
+  const family = to.ip.includes(':') ? 'ipv6' : 'ipv4';
+  let settled = false;
+  let socket: Socket;
+  try {
+    const fd = createConnector(native, namespace, {
+      family,
+      ...(source === undefined ? {} : { source: { address: source, port: 0 }, transparent: true }),
+    });
+    socket = new Socket({ fd, allowHalfOpen: true, readable: true, writable: true });
+  } catch (error) {
+    settled = true;
+    const failed = errorFromNode(error, action);
+    clock.after(0, () => handlers.onError(failed));
+    return () => {};
+  }
+  const settle = (): boolean => {
+    if (settled) return false;
+    settled = true;
+    timer.cancel();
+    return true;
+  };
+  socket.on('error', (error) => {
+    if (settle()) handlers.onError(errorFromNode(error, action));
+  });
+  const timer = clock.after(CONNECT_TIMEOUT_MS, () => {
+    if (!settle()) return;
+    socket.destroy();
+    const message = `${action}: no answer in ${CONNECT_TIMEOUT_MS / 1000} s`;
+    handlers.onError(new MeshError('MESH_CONNECT_TIMEOUT', message, { flag: 'CONNECT' }));
+  });
+  socket.once('connect', () => {
+    if (!settle()) return;
+    socket.setNoDelay(true);
+    handlers.onConnect(socket);
+  });
+  socket.connect({ host: to.ip, port: to.port });
+  return () => {
+    if (settle()) socket.destroy();
+  };
+}
+
+/** An accepted socket's ends, canonical. */
+export interface AcceptedEnds {
+  readonly source: SocketAddress;
+  readonly local: SocketAddress;
+}
+
+/** Undefined when the peer left before we looked. */
+export function acceptedEnds(socket: Socket): AcceptedEnds | undefined {
+  const source = socketAddress(socket.remoteAddress, socket.remotePort);
+  const local = socketAddress(socket.localAddress, socket.localPort);
+  return source === undefined || local === undefined ? undefined : { source, local };
+}
+
+function socketAddress(
+  text: string | undefined,
+  port: number | undefined,
+): SocketAddress | undefined {
+  if (text === undefined || port === undefined) return undefined;
+  const ip = parseAddress(text.replace(/%.*$/, ''));
+  return ip.ok ? { ip: ip.value, port } : undefined;
+}
+
+/** Where a captured connection was going. Undefined when connection tracking does not know it. */
+export function readOriginalDestination(
+  native: Native,
+  socket: Socket,
+  ends: AcceptedEnds,
+): SocketAddress | undefined {
+  const fd = descriptorOf(socket);
+  if (fd === undefined) return undefined;
+  const family = ends.source.ip.includes(':') ? 'ipv6' : 'ipv4';
+  const found = originalDestination(native, fd, family);
+  return found === undefined ? undefined : socketAddress(found.address, found.port);
+}
+
+/** Node keeps the descriptor of a TCP socket on its handle; there is no public name for it. */
+export function descriptorOf(socket: Socket): number | undefined {
+  const handle = (socket as unknown as { readonly _handle?: { readonly fd?: number } })._handle;
+  const fd = handle?.fd;
+  return fd === undefined || fd < 0 ? undefined : fd;
+}
