@@ -1,0 +1,72 @@
+/** Authorities, certificates and bundles for tests: the real CA over a storage in memory. */
+
+import type { Clock } from '../../src/base/clock.ts';
+import { createSystemClock } from '../../src/base/clock.ts';
+import { unwrap } from '../../src/base/result.ts';
+import { createSystemRandom } from '../../src/base/system-random.ts';
+import type { SpiffeId } from '../../src/core/identity.ts';
+import type { CertificateAuthority } from '../../src/identity/ca.ts';
+import type { CaStorage } from '../../src/identity/ca-storage.ts';
+import { createKeyPair, privateKeyPem } from '../../src/identity/keys.ts';
+import { openSelfSignedCa, type SelfSignedCa } from '../../src/identity/self-signed-ca.ts';
+import {
+  createWorkloadCertificate,
+  type WorkloadCertificate,
+} from '../../src/identity/workload-certificate.ts';
+
+export const HOUR_MS: number = 3600 * 1000;
+export const DAY_MS: number = 24 * HOUR_MS;
+
+export function spiffeId(
+  serviceAccount: string,
+  namespace: string = 'shop',
+  trustDomain: string = 'cluster.local',
+): SpiffeId {
+  return `spiffe://${trustDomain}/ns/${namespace}/sa/${serviceAccount}` as SpiffeId;
+}
+
+export interface MemoryCaStorage extends CaStorage {
+  files: Map<string, string>;
+}
+
+export function createMemoryCaStorage(): MemoryCaStorage {
+  const storage: MemoryCaStorage = {
+    files: new Map(),
+    read: () => Promise.resolve(new Map(storage.files)),
+    write: (files) => {
+      storage.files = new Map(files);
+      return Promise.resolve();
+    },
+  };
+  return storage;
+}
+
+export interface TestCaOptions {
+  readonly clock?: Clock;
+  readonly trustDomain?: string;
+  readonly storage?: CaStorage;
+  readonly mustExist?: boolean;
+}
+
+export function createTestCa(options: TestCaOptions = {}): Promise<SelfSignedCa> {
+  return openSelfSignedCa({
+    trustDomain: options.trustDomain ?? 'cluster.local',
+    storage: options.storage ?? createMemoryCaStorage(),
+    mustExist: options.mustExist ?? false,
+    clock: options.clock ?? createSystemClock(),
+    random: createSystemRandom(),
+  });
+}
+
+/** A key pair and a certificate for `identity`, as an agent would hold them. */
+export function issueTestCertificate(
+  ca: CertificateAuthority,
+  identity: SpiffeId,
+  ttlMs: number = DAY_MS,
+): WorkloadCertificate {
+  const keys = createKeyPair();
+  const issued = unwrap(ca.issue(keys.publicKey, identity, ttlMs));
+  return unwrap(
+    createWorkloadCertificate(identity, privateKeyPem(keys.privateKey), issued.chainPem),
+  );
+}
