@@ -86,7 +86,13 @@ export interface H2Session {
   drain(): void;
   /** Ends everything now; streams get `onReset`. */
   destroy(error?: MeshError): void;
-  /** See "Ownership of bytes". Only to be called inside `onData`. */
+  /**
+   * Inside `onData`: whether `detachReadBuffer` would return true. A plain socket write must not be given a
+   * view that cannot be detached if it stays pending, and that is known only after the write: so ask first,
+   * and copy if false. False outside `onData`.
+   */
+  readonly readBufferDetachable: boolean;
+  /** See "Ownership of bytes". Only to be called inside `onData`; idempotent within one read. */
   detachReadBuffer(): boolean;
   /** Called once when the session has closed; undefined after a clean end. At once if it has already. */
   onClosed(listener: (error: MeshError | undefined) => void): void;
