@@ -35,7 +35,8 @@ export interface SocketReader {
   resume(): void;
   /**
    * Inside `onChunk`: the caller keeps `buffer`, reading goes on in another. False for a buffer that other
-   * sockets read into as well: copy. A detached buffer may be returned with `ReadBuffers.recycle`.
+   * sockets read into as well: copy. Idempotent within one `onChunk`. A detached buffer may be returned
+   * with `ReadBuffers.recycle`, once.
    */
   detach(): boolean;
 }
@@ -56,8 +57,8 @@ class Reader implements SocketReader {
   #slot: ReadSlot;
   /** Bytes that Node had read before the takeover. */
   #early: Buffer | undefined;
-  /** What `detach` would give away: nothing, the slot's buffer, or one made for this chunk alone. */
-  #current: 'none' | 'slot' | 'copy' = 'none';
+  /** The buffer in `onChunk`: none, the slot's, or one that no read will touch again. */
+  #current: 'none' | 'slot' | 'given' = 'none';
   #paused = false;
   #endSeen = false;
   #ended = false;
@@ -98,7 +99,7 @@ class Reader implements SocketReader {
   }
 
   get detachable(): boolean {
-    if (this.#current !== 'slot') return this.#current === 'copy';
+    if (this.#current !== 'slot') return this.#current === 'given';
     return this.#slot !== this.#buffers.shared && this.#slot.users === 1;
   }
 
@@ -120,8 +121,8 @@ class Reader implements SocketReader {
     if (this.#current === 'slot') {
       if (!this.#buffers.detach(this.#slot)) return false;
       this.#slot = this.#buffers.shared;
+      this.#current = 'given';
     }
-    this.#current = 'none';
     return true;
   }
 
@@ -154,7 +155,7 @@ class Reader implements SocketReader {
       const length = Math.min(sizeBytes, chunk.byteLength - start);
       const copy = Buffer.allocUnsafe(headroomBytes + length);
       chunk.copy(copy, headroomBytes, start, start + length);
-      this.#current = 'copy';
+      this.#current = 'given';
       this.#handlers.onChunk(copy, headroomBytes, length);
       this.#current = 'none';
     }
