@@ -1,0 +1,164 @@
+/**
+ * A plain TCP socket as one end of a relay: reads through a `SocketReader`, takes the other end's bytes, and
+ * closes in the way it is told to.
+ *
+ * Bytes to write arrive as a view of a buffer that somebody reads into. The rule that keeps one connection's
+ * bytes out of another (design 3.5) lives in `take`: a buffer that cannot be given away is copied before
+ * the write, one that can is given away when the write is still pending after it.
+ */
+
+import type { Socket } from 'node:net';
+
+import type { ReadBuffers } from '../base/buffer-pool.ts';
+import { errorFromNode, MeshError } from '../base/errors.ts';
+import { readSocket, type SocketReader } from '../base/socket-reader.ts';
+
+export interface SocketEndHandlers {
+  /** As in `SocketReaderHandlers`. */
+  onChunk(buffer: Buffer, offset: number, length: number): void;
+  /** FIN from the peer. */
+  onEnd(): void;
+  /** After `take` returned false: the kernel has everything now. */
+  onTaken(): void;
+  /** Reset, or another failure, but not our own `reset` or `finish`. At most once; `onClosed` follows. */
+  onFailed(error: MeshError): void;
+  /** Closed, both ways. Called once, last. */
+  onClosed(): void;
+}
+
+/** Where a view comes from; true means the same as in `SocketReader`. */
+export interface ViewSource {
+  readonly detachable: boolean;
+  detach(): boolean;
+}
+
+const NOTHING = Buffer.alloc(0);
+
+export class SocketEnd {
+  readonly #socket: Socket;
+  readonly #buffers: ReadBuffers;
+  readonly #handlers: SocketEndHandlers;
+  readonly #name: string;
+  readonly reader: SocketReader;
+  /** Bytes given to the socket. */
+  bytesTaken = 0;
+  /** The peer's FIN was seen. */
+  readEnded = false;
+  closed = false;
+  /** Nothing more to tell: it has failed, or is being closed from here. */
+  #settled = false;
+  #pending = false;
+  /** A buffer that the pending write refers to and that only this end holds. */
+  #held: Buffer | undefined;
+
+  constructor(socket: Socket, buffers: ReadBuffers, name: string, handlers: SocketEndHandlers) {
+    this.#socket = socket;
+    this.#buffers = buffers;
+    this.#name = name;
+    this.#handlers = handlers;
+    // Otherwise Node answers the peer's FIN with our own.
+    socket.allowHalfOpen = true;
+    socket.setNoDelay(true);
+    this.reader = readSocket(socket, buffers, {
+      onChunk: (buffer, offset, length) => handlers.onChunk(buffer, offset, length),
+      onEnd: () => {
+        this.readEnded = true;
+        handlers.onEnd();
+      },
+      onError: (error) => this.#fail(errorFromNode(error, `Connection of the ${name} failed`)),
+      onClose: () => this.#onClose(),
+    });
+  }
+
+  /**
+   * Writes `view`. True: the kernel has it all. False: a part waits, `onTaken` will tell; the caller
+   * should stop its source. `whole`, if given, is the buffer to recycle when the write has ended; the caller
+   * then is the only one that may detach it.
+   */
+  take(view: Buffer, source: ViewSource, whole?: Buffer): boolean {
+    const socket = this.#socket;
+    if (socket.destroyed || socket.writableEnded) return true;
+    this.bytesTaken += view.byteLength;
+    const { detachable } = source;
+    socket.write(detachable ? view : Buffer.from(view), this.#onWritten);
+    if (socket.writableLength === 0) return true;
+    this.#pending = true;
+    if (detachable && source.detach()) this.#held = whole;
+    return false;
+  }
+
+  /** FIN after everything taken. Idempotent. */
+  end(): void {
+    if (!this.#socket.writableEnded) this.#socket.end();
+  }
+
+  /** RST now. What waits is dropped. */
+  reset(): void {
+    const socket = this.#socket;
+    this.#settled = true;
+    if (socket.destroyed) return;
+    if (socket.connecting) {
+      socket.destroy();
+    } else if (socket.writableEnded && !socket.writableFinished && socket.writableLength === 0) {
+      // A reset while shutdown(2) is under way fails with EINVAL in libuv, and Node then neither closes the
+      // handle nor emits 'close' (tried on 24.21 and 26.10). It ends within the same turn of the loop.
+      socket.once('finish', () => {
+        if (!socket.destroyed) socket.resetAndDestroy();
+      });
+    } else {
+      socket.resetAndDestroy();
+    }
+  }
+
+  /**
+   * The other end failed after it had ended its side: the peer still gets what came before, and a reset
+   * unless it is slow to take it. What it sends meanwhile is dropped; after the close it meets a reset.
+   */
+  finish(): void {
+    const socket = this.#socket;
+    this.#settled = true;
+    if (socket.destroyed) return;
+    this.reader.pause();
+    if (socket.writableFinished) {
+      socket.resetAndDestroy();
+      return;
+    }
+    socket.once('finish', () => socket.destroy());
+    this.end();
+  }
+
+  /**
+   * A peer's RST goes unseen while nothing is read from it: before the end of a pause, or after its FIN,
+   * when read(2) only repeats the end. An empty write fails with EPIPE then and sends nothing (tried).
+   */
+  probe(): void {
+    const socket = this.#socket;
+    if (socket.destroyed || socket.connecting || socket.writableEnded) return;
+    if ((this.readEnded || this.reader.paused) && socket.writableLength === 0)
+      socket.write(NOTHING);
+  }
+
+  readonly #onWritten = (): void => {
+    if (!this.#pending || this.#socket.writableLength > 0) return;
+    this.#pending = false;
+    const held = this.#held;
+    this.#held = undefined;
+    if (held !== undefined) this.#buffers.recycle(held);
+    if (!this.#socket.destroyed) this.#handlers.onTaken();
+  };
+
+  #fail(error: MeshError): void {
+    if (this.#settled) return;
+    this.#settled = true;
+    this.#handlers.onFailed(error);
+  }
+
+  #onClose(): void {
+    this.closed = true;
+    if (!this.readEnded || !this.#socket.writableFinished) {
+      const message = `Connection of the ${this.#name} was closed before it ended`;
+      this.#fail(new MeshError('MESH_CONNECTION_CLOSED', message, { flag: 'RESET' }));
+    }
+    this.#handlers.onClosed();
+  }
+}
