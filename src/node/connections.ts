@@ -9,12 +9,13 @@ import type { MeshError } from '../base/errors.ts';
 import type { PodUid } from '../core/pod.ts';
 import { decisionError, type Decision } from '../policy/decide.ts';
 import type { ConnectionFacts } from '../policy/match.ts';
+import type { PolicyTarget } from '../policy/policy-set.ts';
 
 /** A connection that was let in by a decision and may be let out by the next one. */
 export interface GovernedConnection {
   readonly facts: ConnectionFacts;
-  /** The destination pod. */
-  readonly pod: PodUid;
+  /** What governs its destination now; as it was last known when the pod has left the mesh. */
+  target(): PolicyTarget;
   /** Ends it with a reset on both sides; the error is what its record will say. */
   close(error: MeshError): void;
 }

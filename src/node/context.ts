@@ -7,7 +7,6 @@ import type { SpiffeId } from '../core/identity.ts';
 import type { CapturedPod, PodUid } from '../core/pod.ts';
 import { FORBIDDEN_TARGET_PORTS } from '../core/pod.ts';
 import type { Workload } from '../core/workload.ts';
-import type { ReadBuffers } from '../base/buffer-pool.ts';
 import type { Native } from '../linux/native.ts';
 import type { Authorizer } from '../policy/authorizer.ts';
 import type { NodeState } from '../state/contract.ts';
@@ -16,7 +15,9 @@ import type { TunnelPool } from '../tunnel/pool.ts';
 import type { Connections } from './connections.ts';
 import type { Edges } from './edges.ts';
 import type { Journal } from './journal.ts';
+import type { TunnelSessions } from './sessions.ts';
 import type { PodSockets } from './pod-sockets.ts';
+import type { RelayOptions } from './relay.ts';
 
 /** A pod this worker serves. */
 export interface ServedPod {
@@ -33,7 +34,7 @@ export interface WorkerContext {
   readonly random: Random;
   readonly logger: Logger;
   readonly native: Native;
-  readonly buffers: ReadBuffers;
+  readonly relayOptions: Omit<RelayOptions, 'onResult'>;
   readonly state: NodeState;
   readonly authorizer: Authorizer;
   readonly connections: Connections;
@@ -41,6 +42,7 @@ export interface WorkerContext {
   readonly edges: Edges;
   readonly pool: TunnelPool;
   readonly handshakes: Handshakes;
+  readonly sessions: TunnelSessions;
   servedPod(uid: PodUid): ServedPod | undefined;
   /** Undefined while the identity has no certificate here. */
   credentials(identity: SpiffeId): TunnelCredentials | undefined;

@@ -38,7 +38,8 @@ export function targetOfAuthority(
     if (!key.endsWith(`/${hostname}`)) continue;
     const own = ports.find(({ servicePort }) => servicePort === port)?.targetPort ?? 0;
     const service = context.state.services.get(key);
-    const declared = service?.ports.find(({ servicePort }) => servicePort === port)?.targetPort ?? 0;
+    const declared =
+      service?.ports.find(({ servicePort }) => servicePort === port)?.targetPort ?? 0;
     const targetPort = own === 0 ? declared : own;
     if (targetPort !== 0) return ok({ ip: acceptedOn, port: targetPort });
   }

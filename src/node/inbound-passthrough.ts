@@ -78,9 +78,9 @@ export function acceptPassthrough(context: WorkerContext, pod: ServedPod, socket
         context,
         (onResult) => relaySockets(socket, far, { ...context.relayOptions, onResult }),
         {
-          pods: [pod.uid],
-          governed: { facts: admission.value.facts, pod: pod.uid },
-          entries: [{ entry, towards: 'far' }],
+          pod: pod.uid,
+          governed: { facts: admission.value.facts, pod, workload: admission.value.workload },
+          entries: [{ entry, own: 'b' }],
         },
       );
     },

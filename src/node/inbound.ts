@@ -8,7 +8,6 @@ import type { Socket } from 'node:net';
 import { errorFromNode, MeshError } from '../base/errors.ts';
 import { formatSocketAddress, type SocketAddress } from '../core/address.ts';
 import type { SpiffeId } from '../core/identity.ts';
-import type { H2Session } from '../http/h2/contract.ts';
 import { receiveConnect, type RefusalStatus, type TunnelRequest } from '../tunnel/server.ts';
 import { PORTS } from '../core/pod.ts';
 import type { ServedPod, WorkerContext } from './context.ts';
@@ -18,7 +17,6 @@ import type { EntryFacts } from './journal.ts';
 import { acceptedEnds, type AcceptedEnds } from './pod-sockets.ts';
 import { relayStream } from './relay-stream.ts';
 import { runRelay } from './run-relay.ts';
-import { serveTunnelSession } from './sessions.ts';
 
 /** A socket accepted on port 15008 of `pod`. Owns it from here. */
 export function acceptTunnel(context: WorkerContext, pod: ServedPod, raw: Socket): void {
@@ -32,12 +30,12 @@ export function acceptTunnel(context: WorkerContext, pod: ServedPod, raw: Socket
   raw.setNoDelay(true);
   context.handshakes.accept(raw, credentials, {
     onSecure(socket, peer) {
-      serveTunnelSession(context, pod, socket, (session, stream, headers) => {
+      context.sessions.accept(pod.uid, socket, (stream, headers) => {
         receiveConnect(
           stream,
           headers,
           peer,
-          (request) => serveConnect(context, pod, session, ends, peer, request),
+          (request) => serveConnect(context, pod, ends, peer, request),
           (error) => refuseEarly(context, pod, ends, peer, undefined, error),
         );
       });
@@ -111,7 +109,6 @@ function refuseEarly(
 function serveConnect(
   context: WorkerContext,
   pod: ServedPod,
-  session: H2Session,
   ends: AcceptedEnds,
   peer: SpiffeId,
   request: TunnelRequest,
@@ -187,16 +184,18 @@ function deliver(
     admission.decision.audited,
   );
   const entry = context.journal.begin(facts, startMs);
-  const accepted = request.accept(metadataOf(admission.workload), (stream) =>
-    runRelay(
-      context,
-      (onResult) => relayStream(socket, stream, { ...context.relayOptions, onResult }),
-      {
-        pods: [pod.uid],
-        governed: { facts: admission.facts, pod: pod.uid },
-        entries: [{ entry, towards: 'socket' }],
-      },
-    ),
+  const accepted = request.accept(
+    metadataOf(admission.workload),
+    (stream) =>
+      runRelay(
+        context,
+        (onResult) => relayStream(socket, stream, { ...context.relayOptions, onResult }),
+        {
+          pod: pod.uid,
+          governed: { facts: admission.facts, pod, workload: admission.workload },
+          entries: [{ entry, own: 'a' }],
+        },
+      ).handlers,
   );
   if (accepted !== undefined) return;
   socket.destroy();

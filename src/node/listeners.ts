@@ -13,7 +13,7 @@ import type { Clock } from '../base/clock.ts';
 import type { Logger } from '../base/logger.ts';
 import { PORTS, type PodUid } from '../core/pod.ts';
 import type { HeldListener } from './messages.ts';
-import { descriptorOf } from './pod-sockets.ts';
+import { descriptorOf } from '../linux/descriptors.ts';
 
 /** What a listener needs from outside. */
 export interface ListenerSource {
@@ -78,7 +78,7 @@ export function openPodListeners(
     server.listen({ fd }, () => {
       if (servers.get(port) !== server) return;
       ready.add(port);
-      if (adopted === undefined) source.created({ pod, port, fd: listenerDescriptor(server) ?? fd });
+      if (adopted === undefined) source.created({ pod, port, fd: descriptorOf(server) });
       onChange();
     });
   };
@@ -103,8 +103,4 @@ export function openPodListeners(
       closeServers();
     },
   };
-}
-
-function listenerDescriptor(server: Server): number | undefined {
-  return descriptorOf(server as unknown as Socket);
 }

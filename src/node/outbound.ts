@@ -15,14 +15,14 @@ import type { EdgePeer } from '../core/connection-record.ts';
 import type { SpiffeId } from '../core/identity.ts';
 import { PORTS } from '../core/pod.ts';
 import type { Service, Workload } from '../core/workload.ts';
-import type { H2Stream, H2StreamHandlers } from '../http/h2/contract.ts';
+import { H2_ERROR, type H2Stream } from '../http/h2/contract.ts';
 import type { ConnectionHandle, Destination, EndpointDestination } from '../state/contract.ts';
 import { connectTunnel } from '../tunnel/client.ts';
 import { formatBaggage, formatForwarded, formatTraceparent } from '../tunnel/metadata.ts';
 import { isForbiddenPort, type ServedPod, type WorkerContext } from './context.ts';
 import { metadataOf, peerOfMetadata, peerOfWorkload } from './edges.ts';
 import { admit } from './inbound-checks.ts';
-import type { EntryFacts } from './journal.ts';
+import type { EntryFacts, JournalEntry } from './journal.ts';
 import { acceptedEnds, readOriginalDestination, type AcceptedEnds } from './pod-sockets.ts';
 import { relaySockets } from './relay-sockets.ts';
 import { relayStream } from './relay-stream.ts';
@@ -243,9 +243,9 @@ class OutboundConnection {
           (onResult) =>
             relaySockets(this.#socket, far, { ...this.#context.relayOptions, onResult }),
           {
-            pods: [this.#pod.uid],
+            pod: this.#pod.uid,
             governed: undefined,
-            entries: [{ entry, towards: 'far' }],
+            entries: [{ entry, own: 'a' }],
             onEnd: () => load?.end(),
           },
         );
@@ -279,7 +279,7 @@ class OutboundConnection {
           source: this.#pod.identity,
           sourceWorkload: this.#pod.uid,
           generation: credentials.generation,
-          destinations: [...identities].sort() as SpiffeId[],
+          destinations: identities.toSorted() as SpiffeId[],
           address: hop,
         },
         authority: formatSocketAddress(authority),
@@ -290,7 +290,7 @@ class OutboundConnection {
       {
         onOpen: (stream, metadata) => {
           if (!this.#take()) {
-            stream.reset(8);
+            stream.reset(H2_ERROR.CANCEL);
             return;
           }
           const principal = identities[0] ?? '';
@@ -299,25 +299,22 @@ class OutboundConnection {
               ? peerOfMetadata(metadata, principal)
               : peerOfWorkload(this.#workload, principal);
           const entry = context.journal.begin(this.#facts(peer, true), this.#startMs);
-          stream.setHandlers(this.#relayTunnel(stream, entry));
+          this.#relayTunnel(stream, entry);
         },
         onError: (error) => this.#retry(error),
       },
     );
   }
 
-  #relayTunnel(
-    stream: H2Stream,
-    entry: ReturnType<WorkerContext['journal']['begin']>,
-  ): H2StreamHandlers {
+  #relayTunnel(stream: H2Stream, entry: JournalEntry): void {
     const load = this.#load;
-    return runRelay(
+    runRelay(
       this.#context,
       (onResult) => relayStream(this.#socket, stream, { ...this.#context.relayOptions, onResult }),
       {
-        pods: [this.#pod.uid],
+        pod: this.#pod.uid,
         governed: undefined,
-        entries: [{ entry, towards: 'stream' }],
+        entries: [{ entry, own: 'a' }],
         onEnd: () => load?.end(),
       },
     );
@@ -362,11 +359,15 @@ class OutboundConnection {
           context,
           (onResult) => relaySockets(this.#socket, far, { ...context.relayOptions, onResult }),
           {
-            pods: [this.#pod.uid, target.uid],
-            governed: { facts: admission.value.facts, pod: target.uid },
+            pod: this.#pod.uid,
+            governed: {
+              facts: admission.value.facts,
+              pod: target,
+              workload: admission.value.workload,
+            },
             entries: [
-              { entry: source, towards: 'far' },
-              { entry: destination, towards: 'far' },
+              { entry: source, own: 'a' },
+              { entry: destination, own: 'b' },
             ],
             onEnd: () => load?.end(),
           },
@@ -394,4 +395,3 @@ class OutboundConnection {
     return true;
   }
 }
-

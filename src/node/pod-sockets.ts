@@ -9,6 +9,7 @@ import type { Clock } from '../base/clock.ts';
 import { MeshError, errorFromNode } from '../base/errors.ts';
 import { formatSocketAddress, type IpAddress, type SocketAddress } from '../core/address.ts';
 import type { CapturedPod } from '../core/pod.ts';
+import { descriptorOf } from '../linux/descriptors.ts';
 import { openNamespace, ownNamespaceInode, type NetworkNamespace } from '../linux/namespaces.ts';
 import type { Native } from '../linux/native.ts';
 import { createConnector, createListener, originalDestination } from '../linux/sockets.ts';
@@ -138,16 +139,13 @@ export function readOriginalDestination(
   socket: Socket,
   ends: AcceptedEnds,
 ): SocketAddress | undefined {
-  const fd = descriptorOf(socket);
-  if (fd === undefined) return undefined;
   const family = ends.source.ip.includes(':') ? 'ipv6' : 'ipv4';
-  const found = originalDestination(native, fd, family);
+  let found: ReturnType<typeof originalDestination>;
+  try {
+    found = originalDestination(native, descriptorOf(socket), family);
+  } catch {
+    // The peer left between accept and here.
+    return undefined;
+  }
   return found === undefined ? undefined : socketAddress(found.address, found.port);
-}
-
-/** Node keeps the descriptor of a TCP socket on its handle; there is no public name for it. */
-export function descriptorOf(socket: Socket): number | undefined {
-  const handle = (socket as unknown as { readonly _handle?: { readonly fd?: number } })._handle;
-  const fd = handle?.fd;
-  return fd === undefined || fd < 0 ? undefined : fd;
 }

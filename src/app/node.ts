@@ -1,0 +1,170 @@
+/**
+ * Composition root of `nodemesh node`: the supervisor with real processes, descriptors and signals. It loads
+ * neither configuration beyond its own rows nor any library that parses what others send.
+ */
+
+import { spawn } from 'node:child_process';
+import { mkdirSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+
+import { createSystemClock } from '../base/clock.ts';
+import { MeshError } from '../base/errors.ts';
+import type { LogFields, Logger } from '../base/logger.ts';
+import { unwrap } from '../base/result.ts';
+import { createSystemRandom } from '../base/system-random.ts';
+import type { PodUid } from '../core/pod.ts';
+import { closeDescriptor, duplicateFrom, shutdownDescriptor } from '../linux/descriptors.ts';
+import { loadNative } from '../linux/native.ts';
+import { awaitSuccessor, findPredecessor, type Predecessor } from '../node/handover.ts';
+import type { ToSupervisor } from '../node/messages.ts';
+import { createSupervisor, type Child, type ChildHandlers } from '../node/supervisor.ts';
+import { createReadinessServer } from '../admin/readiness-server.ts';
+import { readNodeConfig, type NodeConfig } from './config/settings.ts';
+
+/** One JSON line per event, straight to the descriptor: the supervisor logs little and loads no logger. */
+function createLineLogger(fixed: LogFields): Logger {
+  const write = (level: number, message: string, fields: LogFields = {}): void => {
+    const line = { level, time: Date.now(), ...fixed, ...fields, msg: message };
+    const text = JSON.stringify(line, (_, value: unknown) =>
+      value instanceof Error ? value.message : value,
+    );
+    try {
+      writeSync(1, `${text.slice(0, 8192)}\n`);
+    } catch {
+      // Standard output is gone or full; the supervisor goes on.
+    }
+  };
+  return {
+    debug: () => {},
+    info: (message, fields) => write(30, message, fields),
+    warn: (message, fields) => write(40, message, fields),
+    error: (message, fields) => write(50, message, fields),
+    child: (fields) => createLineLogger({ ...fixed, ...fields }),
+  };
+}
+
+function spawnChild(
+  config: NodeConfig,
+  role: 'agent' | 'worker',
+  slot: number,
+  handlers: ChildHandlers,
+): Child {
+  const entry = process.argv[1];
+  if (entry === undefined)
+    throw new MeshError('MESH_CONFIG_INVALID', 'Cannot find our own program');
+  const child = spawn(process.execPath, [...process.execArgv, entry, role], {
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    env: {
+      ...process.env,
+      NODEMESH_AGENT_SOCKET: join(config.runDir, `agent-${process.pid}.sock`),
+      NODEMESH_SLOT: String(slot),
+    },
+  });
+  let exited = false;
+  const exit = (reason: string): void => {
+    if (exited) return;
+    exited = true;
+    handlers.onExit(reason);
+  };
+  child.on('error', (error) => exit(error.message));
+  child.on('exit', (code, signal) => exit(signal ?? `exit code ${code}`));
+  child.on('message', (message: ToSupervisor) => handlers.onMessage(message));
+  return {
+    pid: child.pid ?? 0,
+    send: (message) => {
+      if (child.connected) child.send(message, () => {});
+    },
+    kill: (signal) => void child.kill(signal),
+  };
+}
+
+export async function runNode(): Promise<void> {
+  const config = unwrap(readNodeConfig((name) => process.env[name]));
+  const clock = createSystemClock();
+  const logger = createLineLogger({ component: 'supervisor', node: config.nodeName });
+  const native = loadNative();
+  mkdirSync(config.runDir, { recursive: true, mode: 0o700 });
+  const handoverPath = join(config.runDir, 'supervisor.sock');
+  logger.info('node proxy starts', { config, pid: process.pid });
+
+  const predecessor = await findPredecessor(handoverPath, clock, logger);
+  const supervisor = createSupervisor({
+    clock,
+    random: createSystemRandom(),
+    logger,
+    descriptors: {
+      duplicateFrom: (pid, fd) => duplicateFrom(native, pid, fd),
+      shutdown: (fd) => shutdownDescriptor(native, fd),
+      close: (fd) => closeDescriptor(native, fd),
+    },
+    ownPid: process.pid,
+    workerCount: config.workers,
+    spawn: (role, slot, handlers) => spawnChild(config, role, slot, handlers),
+  });
+
+  const readiness = createReadinessServer({
+    clock,
+    logger,
+    port: config.readinessPort,
+    status: () => supervisor.status(),
+  });
+
+  let handedOver = false;
+  let leaving = false;
+  const leave = async (deadlineS: number, reason: string): Promise<void> => {
+    if (leaving) return;
+    leaving = true;
+    logger.info('node proxy drains', { reason, deadlineS });
+    await supervisor.drain(deadlineS * 1000);
+    logger.info('node proxy ends');
+    process.exit(0);
+  };
+
+  const becomeCurrent = async (): Promise<void> => {
+    await awaitSuccessor(handoverPath, process.pid, logger, {
+      onServing: (pod) => supervisor.release(pod),
+      onComplete() {
+        handedOver = true;
+        readiness.close();
+        supervisor.retire();
+        void leave(config.drainS, 'a successor serves this node');
+      },
+      onLost: () => logger.warn('the successor went away before it had taken over'),
+    });
+  };
+
+  if (predecessor === undefined) await becomeCurrent();
+  else followPredecessor(predecessor, supervisor, becomeCurrent);
+
+  process.on('SIGTERM', () => {
+    if (handedOver || leaving) return;
+    logger.info('SIGTERM: serving on until the grace period ends', { graceS: config.graceS });
+    clock.after(config.graceS * 1000, () => void leave(0, 'SIGTERM without a successor'));
+    // Timers of the clock do not keep a process alive; the children's channels do.
+  });
+  process.on('SIGINT', () => {
+    supervisor.stop();
+    process.exit(130);
+  });
+}
+
+/** Tells the predecessor pod by pod what we serve, and that it may go once all of it is. */
+function followPredecessor(
+  predecessor: Predecessor,
+  supervisor: ReturnType<typeof createSupervisor>,
+  becomeCurrent: () => Promise<void>,
+): void {
+  const told = new Set<PodUid>();
+  let complete = false;
+  supervisor.onChange(() => {
+    const status = supervisor.status();
+    for (const pod of status.served) {
+      if (told.has(pod)) continue;
+      told.add(pod);
+      predecessor.serving(pod);
+    }
+    if (complete || status.blockers.length > 0) return;
+    complete = true;
+    void becomeCurrent().then(() => predecessor.complete());
+  });
+}

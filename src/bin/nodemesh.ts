@@ -1,0 +1,42 @@
+#!/usr/bin/env node
+/** The `nodemesh` program: reads the command, runs its composition root, sets the exit code. */
+
+import { Command, CommanderError } from 'commander';
+
+const EXIT_USAGE = 64;
+
+const program = new Command('nodemesh')
+  .description('A sidecarless service mesh for Kubernetes')
+  .exitOverride()
+  .showHelpAfterError();
+
+/** Roles are loaded when asked for: the supervisor must not carry what the agent needs. */
+program
+  .command('node')
+  .description('run the proxy of this node')
+  .action(async () => (await import('../app/node.ts')).runNode());
+program
+  .command('controller')
+  .description('run the controller on a folder of manifests')
+  .action(async () => (await import('../app/controller.ts')).runController());
+program
+  .command('demo')
+  .description('show the mesh on this machine: two nodes, five pods, real tunnels')
+  .option('--once', 'run the story, clean up and exit 0 or 1')
+  .action(async (options: { readonly once?: boolean }) => {
+    const { runDemo } = await import('../app/demo.ts');
+    process.exitCode = await runDemo({ once: options.once === true });
+  });
+program
+  .command('agent', { hidden: true })
+  .action(async () => (await import('../app/agent.ts')).runAgent());
+program
+  .command('worker', { hidden: true })
+  .action(async () => (await import('../app/worker.ts')).runWorker());
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  if (!(error instanceof CommanderError)) throw error;
+  process.exitCode = error.exitCode === 0 ? 0 : EXIT_USAGE;
+}

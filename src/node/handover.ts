@@ -1,0 +1,142 @@
+/**
+ * The hand-over between two node proxies on one node, over a Unix socket in the run folder. Both accept on
+ * every pod for a moment (one SO_REUSEPORT group); pod by pod the successor says "serving", and the
+ * predecessor closes its listeners for it. What waited there moves to the successor's queue
+ * (`net.ipv4.tcp_migrate_req`). At "complete" the predecessor drains and its agent stops capturing.
+ *
+ * Messages are lines of JSON, successor → predecessor only: `{"serving":UID}` and `{"complete":true}`. The
+ * folder is root's alone (0700); lines are bounded, and a line that is not understood ends the hand-over.
+ */
+
+import { chmodSync, renameSync, rmSync } from 'node:fs';
+import { connect, createServer, type Server, type Socket } from 'node:net';
+
+import type { Clock } from '../base/clock.ts';
+import { MeshError } from '../base/errors.ts';
+import type { Logger } from '../base/logger.ts';
+import type { PodUid } from '../core/pod.ts';
+
+const LINE_MAX_CHARS = 4096;
+const CONNECT_TIMEOUT_MS = 2000;
+const POD_UID = /^[A-Za-z0-9._-]{1,128}$/;
+
+export interface PredecessorHandlers {
+  onServing(pod: PodUid): void;
+  /** The successor serves all: drain. Called once. */
+  onComplete(): void;
+  /** The successor went away before it was complete; this proxy goes on alone. */
+  onLost(): void;
+}
+
+export interface HandoverServer {
+  close(): void;
+}
+
+/**
+ * Takes over `path` from whoever has it and waits for a successor. The socket is made beside it and renamed,
+ * so that at any time exactly one living proxy answers there.
+ */
+export async function awaitSuccessor(
+  path: string,
+  ownPid: number,
+  logger: Logger,
+  handlers: PredecessorHandlers,
+): Promise<HandoverServer> {
+  const server: Server = createServer((socket) => serveSuccessor(socket, logger, handlers));
+  server.on('error', (error) => logger.error('hand-over socket failed', { error: error.message }));
+  const temporary = `${path}.${ownPid}`;
+  rmSync(temporary, { force: true });
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(temporary, resolve);
+  });
+  chmodSync(temporary, 0o600);
+  renameSync(temporary, path);
+  return { close: () => void server.close() };
+}
+
+function serveSuccessor(socket: Socket, logger: Logger, handlers: PredecessorHandlers): void {
+  let complete = false;
+  socket.on('error', () => {});
+  socket.on('close', () => {
+    if (!complete) handlers.onLost();
+  });
+  readLines(socket, (line) => {
+    const message = parseMessage(line);
+    if (message === undefined) {
+      logger.warn('hand-over ended: message not understood');
+      socket.destroy();
+    } else if (message.kind === 'serving') handlers.onServing(message.pod);
+    else if (!complete) {
+      complete = true;
+      socket.end();
+      handlers.onComplete();
+    }
+  });
+}
+
+type Message = { readonly kind: 'serving'; readonly pod: PodUid } | { readonly kind: 'complete' };
+
+export function parseMessage(line: string): Message | undefined {
+  let value: unknown;
+  try {
+    value = JSON.parse(line);
+  } catch {
+    return undefined;
+  }
+  if (typeof value !== 'object' || value === null) return undefined;
+  if ('complete' in value && value.complete === true) return { kind: 'complete' };
+  if (!('serving' in value) || typeof value.serving !== 'string') return undefined;
+  return POD_UID.test(value.serving)
+    ? { kind: 'serving', pod: value.serving as PodUid }
+    : undefined;
+}
+
+function readLines(socket: Socket, onLine: (line: string) => void): void {
+  let pending = '';
+  socket.setEncoding('utf8');
+  socket.on('data', (text: string) => {
+    pending += text;
+    for (let end = pending.indexOf('\n'); end >= 0; end = pending.indexOf('\n')) {
+      const line = pending.slice(0, end);
+      pending = pending.slice(end + 1);
+      onLine(line);
+    }
+    if (pending.length > LINE_MAX_CHARS) socket.destroy();
+  });
+}
+
+/** The successor's end. */
+export interface Predecessor {
+  serving(pod: PodUid): void;
+  complete(): void;
+}
+
+/** Whoever serves this node already; undefined when nobody does. */
+export function findPredecessor(
+  path: string,
+  clock: Clock,
+  logger: Logger,
+): Promise<Predecessor | undefined> {
+  return new Promise((resolve) => {
+    const socket = connect(path);
+    const timer = clock.after(CONNECT_TIMEOUT_MS, () => {
+      socket.destroy();
+      resolve(undefined);
+    });
+    socket.on('error', (error) => {
+      timer.cancel();
+      logger.debug('no predecessor', {
+        error: new MeshError('MESH_CONNECT_FAILED', error.message).message,
+      });
+      resolve(undefined);
+    });
+    socket.once('connect', () => {
+      timer.cancel();
+      resolve({
+        serving: (pod) => void socket.write(`${JSON.stringify({ serving: pod })}\n`),
+        complete: () => void socket.end(`${JSON.stringify({ complete: true })}\n`),
+      });
+    });
+  });
+}

@@ -1,0 +1,142 @@
+/**
+ * The pods one worker serves: opens a pod's namespace and listeners when the agent says it is captured, closes
+ * the listeners when it no longer is, and lets its connections end by themselves.
+ */
+
+import type { Socket } from 'node:net';
+
+import type { Clock } from '../base/clock.ts';
+import type { Logger } from '../base/logger.ts';
+import { formatIdentity } from '../core/identity.ts';
+import type { CapturedPod, PodUid } from '../core/pod.ts';
+import type { Native } from '../linux/native.ts';
+import type { NodeState } from '../state/contract.ts';
+import type { ServedPod } from './context.ts';
+import { openPodListeners, type ListenerSource, type PodListeners } from './listeners.ts';
+import { openPodSockets } from './pod-sockets.ts';
+
+export interface PodsOptions {
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly native: Native;
+  readonly state: NodeState;
+  /** Descriptors for a pod's listeners; see `ListenerSource`. */
+  readonly adopt: ListenerSource['adopt'];
+  readonly created: ListenerSource['created'];
+  readonly accept: (pod: ServedPod, port: number, socket: Socket) => void;
+  /** Something about which pods are served, or why not, changed. */
+  readonly onChange: () => void;
+}
+
+export interface PodStatus {
+  readonly pod: PodUid;
+  readonly listening: boolean;
+  /** Why not, when it failed. */
+  readonly reason: string;
+}
+
+export interface Pods {
+  get(uid: PodUid): ServedPod | undefined;
+  /** The agent's complete wish. */
+  set(captured: Iterable<CapturedPod>): void;
+  statuses(): readonly PodStatus[];
+  /** Listeners were shut down from outside: makes new ones for every pod. */
+  renew(): void;
+  /** Closes the listeners of one pod, or of all, for good: a successor has them. */
+  release(uid?: PodUid): void;
+}
+
+interface Entry {
+  readonly served: ServedPod;
+  readonly listeners: PodListeners;
+  released: boolean;
+}
+
+function same(a: CapturedPod, b: CapturedPod): boolean {
+  return (
+    a.netnsInode === b.netnsInode &&
+    a.netnsPath === b.netnsPath &&
+    a.pod.serviceAccount === b.pod.serviceAccount &&
+    a.pod.namespace === b.pod.namespace &&
+    a.pod.trustDomain === b.pod.trustDomain
+  );
+}
+
+export function createPods(options: PodsOptions): Pods {
+  const { clock, logger, native, state } = options;
+  const entries = new Map<PodUid, Entry>();
+  const failures = new Map<PodUid, string>();
+  const released = new Set<PodUid>();
+
+  const open = (captured: CapturedPod): void => {
+    const { podUid: uid, workloadUid } = captured.pod;
+    try {
+      const sockets = openPodSockets(native, clock, captured);
+      const served: ServedPod = {
+        captured,
+        uid,
+        identity: formatIdentity(captured.pod),
+        sockets,
+        workload: () => state.workloads.get(workloadUid),
+      };
+      const source: ListenerSource = {
+        adopt: options.adopt,
+        create: (port) => sockets.listen(port),
+        created: options.created,
+      };
+      const accept = (port: number, socket: Socket): void => options.accept(served, port, socket);
+      const listeners = openPodListeners(clock, logger, uid, source, accept, options.onChange);
+      entries.set(uid, { served, listeners, released: false });
+      failures.delete(uid);
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      failures.set(uid, reason);
+      logger.error('cannot serve a pod', { pod: uid, error: reason });
+    }
+  };
+
+  /** Its connections may live on; they keep what they need of the namespace themselves. */
+  const close = (entry: Entry): void => {
+    entry.listeners.close();
+    entry.served.sockets.close();
+    entries.delete(entry.served.uid);
+  };
+
+  return {
+    get: (uid) => entries.get(uid)?.served,
+    set(captured) {
+      const wanted = new Map([...captured].map((item) => [item.pod.podUid, item] as const));
+      for (const entry of entries.values()) {
+        const next = wanted.get(entry.served.uid);
+        if (next === undefined || !same(next, entry.served.captured)) close(entry);
+      }
+      for (const uid of failures.keys()) if (!wanted.has(uid)) failures.delete(uid);
+      for (const [uid, item] of wanted) {
+        if (!entries.has(uid) && !released.has(uid)) open(item);
+      }
+      options.onChange();
+    },
+    statuses() {
+      const listening = [...entries.values()].map(({ served, listeners }) => ({
+        pod: served.uid,
+        listening: listeners.listening,
+        reason: listeners.listening ? '' : 'its listeners are not up yet',
+      }));
+      const failed = [...failures].map(([pod, reason]) => ({ pod, listening: false, reason }));
+      return [...listening, ...failed];
+    },
+    renew() {
+      for (const entry of entries.values()) if (!entry.released) entry.listeners.renew();
+    },
+    release(uid) {
+      for (const entry of entries.values()) {
+        if (uid !== undefined && entry.served.uid !== uid) continue;
+        entry.released = true;
+        released.add(entry.served.uid);
+        entry.listeners.close();
+      }
+      if (uid !== undefined) released.add(uid);
+      options.onChange();
+    },
+  };
+}

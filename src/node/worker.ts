@@ -1,0 +1,206 @@
+/**
+ * A worker: carries the bytes of every captured pod of its node. It learns from the agent whom to serve and who
+ * is who, takes listeners from the supervisor or makes them, and reports what it serves and counts. It may be
+ * killed at any moment; what it holds alone is its own connections.
+ */
+
+import type { Socket } from 'node:net';
+
+import type { Clock } from '../base/clock.ts';
+import { MeshError } from '../base/errors.ts';
+import type { Logger } from '../base/logger.ts';
+import type { Random } from '../base/random.ts';
+import { PORTS, type PodUid } from '../core/pod.ts';
+import type { ConnectionReporter } from '../core/connection-record.ts';
+import type { Native } from '../linux/native.ts';
+import { createAuthorizer } from '../policy/authorizer.ts';
+import type { NodeState, Unsubscribe } from '../state/contract.ts';
+import { createHandshakes } from '../tunnel/handshake.ts';
+import { createTunnelPool } from '../tunnel/pool.ts';
+import { createConnections } from './connections.ts';
+import type { ServedPod, WorkerContext } from './context.ts';
+import type { Credentials } from './credentials.ts';
+import { createEdges } from './edges.ts';
+import { acceptPassthrough } from './inbound-passthrough.ts';
+import { acceptTunnel } from './inbound.ts';
+import { createJournal } from './journal.ts';
+import { HEARTBEAT_MS, type HeldListener, type ToChild, type ToSupervisor } from './messages.ts';
+import { acceptOutbound } from './outbound.ts';
+import { createPods, type PodStatus } from './pods.ts';
+import type { RelayOptions } from './relay.ts';
+import { createTunnelSessions, type MakeSession } from './sessions.ts';
+
+export interface WorkerOptions {
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly logger: Logger;
+  readonly native: Native;
+  readonly state: NodeState;
+  readonly credentials: Credentials;
+  readonly reporter: ConnectionReporter;
+  readonly relayOptions: Omit<RelayOptions, 'onResult'>;
+  readonly makeSession: MakeSession;
+  readonly tell: (message: ToSupervisor) => void;
+  /** A descriptor of ours for descriptor `fd` of process `pid`. */
+  readonly duplicateFrom: (pid: number, fd: number) => number;
+  /** Which pods this worker serves, or why not, changed. */
+  readonly onStatus: (statuses: readonly PodStatus[]) => void;
+}
+
+export interface Worker {
+  receive(message: ToChild): void;
+  readonly connectionCount: number;
+  stop(): void;
+}
+
+export function createWorker(options: WorkerOptions): Worker {
+  const { clock, logger, state, credentials, tell } = options;
+  const connections = createConnections(clock);
+  const handshakes = createHandshakes(clock);
+  const sessions = createTunnelSessions(handshakes, options.makeSession);
+  const pool = createTunnelPool({
+    clock,
+    dial: (target, signal) =>
+      sessions.dial(
+        target,
+        pods.get(target.sourceWorkload as PodUid)?.sockets,
+        credentials.get(target.source),
+        signal,
+      ),
+  });
+  const held = new Map<string, HeldListener>();
+  const workloadWatches = new Map<PodUid, Unsubscribe>();
+  let supervisorPid = 0;
+  let draining = false;
+
+  const context: WorkerContext = {
+    clock,
+    random: options.random,
+    logger,
+    native: options.native,
+    relayOptions: options.relayOptions,
+    state,
+    authorizer: createAuthorizer(state.policies),
+    connections,
+    journal: createJournal(clock, options.reporter),
+    edges: createEdges(),
+    pool,
+    handshakes,
+    sessions,
+    servedPod: (uid) => pods.get(uid),
+    credentials: (identity) => credentials.get(identity),
+  };
+
+  const accept = (pod: ServedPod, port: number, socket: Socket): void => {
+    if (port === PORTS.outbound) acceptOutbound(context, pod, socket);
+    else if (port === PORTS.hbone) acceptTunnel(context, pod, socket);
+    else acceptPassthrough(context, pod, socket);
+  };
+
+  const pods = createPods({
+    clock,
+    logger,
+    native: options.native,
+    state,
+    adopt(pod, port) {
+      const listener = held.get(`${pod}:${port}`);
+      held.delete(`${pod}:${port}`);
+      return listener && options.duplicateFrom(supervisorPid, listener.fd);
+    },
+    created: (listener) => tell({ kind: 'listening', listener }),
+    accept,
+    onChange() {
+      const statuses = pods.statuses();
+      tell({
+        kind: 'serving',
+        pods: statuses.filter(({ listening }) => listening).map(({ pod }) => pod),
+      });
+      options.onStatus(statuses);
+    },
+  });
+
+  const recheck = (): void =>
+    connections.recheck(({ facts, target }) => context.authorizer.decide(facts, target()));
+
+  const syncPods = (): void => {
+    const wanted = [...state.pods.capturedPods()];
+    for (const { pod } of wanted) {
+      if (workloadWatches.has(pod.podUid)) continue;
+      workloadWatches.set(pod.podUid, state.onWorkloadChange(pod.workloadUid, recheck));
+      // On demand: asks for the pod's own workload, without which nothing is decided.
+      state.whenKnown([pod.workloadUid]).catch((error: unknown) => {
+        logger.warn('a captured pod is not known to the controller yet', {
+          pod: pod.podUid,
+          error: error instanceof Error ? error.message : String(error),
+        });
+      });
+    }
+    const uids = new Set(wanted.map(({ pod }) => pod.podUid));
+    for (const [uid, stop] of workloadWatches) {
+      if (uids.has(uid)) continue;
+      stop();
+      workloadWatches.delete(uid);
+      pool.release(uid);
+      sessions.drain(uid);
+      tell({ kind: 'unlistened', pod: uid });
+    }
+    if (!draining) pods.set(wanted);
+  };
+
+  const heartbeat = clock.every(HEARTBEAT_MS, () => tell({ kind: 'heartbeat' }));
+  const unsubscribes = [state.onPolicyChange(recheck), state.onCapturedChange(syncPods)];
+
+  const finish = (): void => {
+    if (draining && connections.count === 0) tell({ kind: 'drained' });
+  };
+  connections.onIdle(finish);
+
+  const drain = (deadlineMs: number): void => {
+    if (draining) return;
+    draining = true;
+    pods.release();
+    sessions.drain();
+    pool.drain();
+    clock.after(deadlineMs, () => {
+      const message = 'Connection ended: the proxy was replaced and its drain deadline passed';
+      connections.closeAll(new MeshError('MESH_DRAINED', message, { flag: 'DRAIN' }));
+      // Resets are on their way once the loop has turned.
+      clock.after(100, () => tell({ kind: 'drained' }));
+    });
+    finish();
+  };
+
+  return {
+    get connectionCount() {
+      return connections.count;
+    },
+    receive(message) {
+      switch (message.kind) {
+        case 'start':
+          supervisorPid = message.supervisorPid;
+          for (const listener of message.held) {
+            held.set(`${listener.pod}:${listener.port}`, listener);
+          }
+          break;
+        case 'relisten':
+          pods.renew();
+          break;
+        case 'release':
+          pods.release(message.pod);
+          break;
+        case 'drain':
+          drain(message.deadlineMs);
+          break;
+        case 'retire':
+          break;
+      }
+    },
+    stop() {
+      heartbeat.cancel();
+      for (const stop of unsubscribes) stop();
+      for (const stop of workloadWatches.values()) stop();
+      context.journal.stop();
+      pods.release();
+    },
+  };
+}
