@@ -55,7 +55,7 @@ export interface WorkloadSecret {
 }
 
 /** The roots that are trusted for one trust domain. */
-export interface TrustBundle {
+export interface SharedTrustBundle {
   readonly trustDomain: string;
   readonly rootPems: readonly string[];
   /** Grows with every change of the set. */
@@ -181,7 +181,7 @@ export function decodeWorkloadSecret(body: Uint8Array): Result<WorkloadSecret> {
   });
 }
 
-export function trustBundleResource(bundle: TrustBundle): WireResource {
+export function trustBundleResource(bundle: SharedTrustBundle): WireResource {
   const message = create(TrustBundleSchema, {
     trustDomain: bundle.trustDomain,
     rootPems: [...bundle.rootPems],
@@ -191,8 +191,8 @@ export function trustBundleResource(bundle: TrustBundle): WireResource {
   return createWireResource(bundle.trustDomain, toBinary(TrustBundleSchema, message));
 }
 
-export function decodeTrustBundle(body: Uint8Array): Result<TrustBundle> {
-  return decodeBounded(TrustBundleSchema, body, (message): TrustBundle => ({
+export function decodeTrustBundle(body: Uint8Array): Result<SharedTrustBundle> {
+  return decodeBounded(TrustBundleSchema, body, (message): SharedTrustBundle => ({
     trustDomain: readChecked('trust_domain', message.trustDomain, isTrustDomain),
     rootPems: readList('root_pems', message.rootPems, ROOTS_MAX, (pem) =>
       readRequired('root_pems', pem, PEM_CHARS_MAX),
