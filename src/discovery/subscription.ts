@@ -177,7 +177,8 @@ export class Subscription {
     for (const name of this.#missing) {
       if (taken.length >= Math.max(countMax, 1)) break;
       this.#missing.delete(name);
-      taken.push(name);
+      // It may have appeared since it was asked for.
+      if (this.#cache.lookup(name).next().done === true) taken.push(name);
     }
     return taken;
   }
