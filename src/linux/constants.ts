@@ -5,6 +5,7 @@
 
 export const AF_INET = 2;
 export const AF_INET6 = 10;
+export const AF_NETLINK = 16;
 export const AF_PACKET = 17;
 
 export const SOCK_STREAM = 1;
@@ -46,6 +47,12 @@ export const PR_SET_DUMPABLE = 4;
 
 /** In network byte order, as `socket` and `sockaddr_ll` want it: every protocol. */
 export const ETH_P_ALL_NETWORK_ORDER = 0x0300;
+
+export const NETLINK_ROUTE = 0;
+export const NETLINK_NETFILTER = 12;
+/** Multicast groups as bits: group N is bit N - 1. */
+export const NFNLGRP_NFTABLES_BIT = 1 << 6;
+export const RTNLGRP_RULES_AND_ROUTES_BITS = (1 << 6) | (1 << 7) | (1 << 10) | (1 << 18);
 
 /** System calls without a wrapper in every libc (glibc has them since 2.36, musl has not). */
 export const SYS_FSOPEN = 430n;

@@ -1,0 +1,213 @@
+/** Redirection of one pod in real network namespaces: what is captured, what is not, what survives. */
+
+import t from 'tap';
+
+import { MeshError } from '../../src/base/errors.ts';
+import { parseAddress } from '../../src/core/address.ts';
+import { unwrap } from '../../src/base/result.ts';
+import { shutdownDescriptor, descriptorOf } from '../../src/linux/descriptors.ts';
+import { createListener } from '../../src/linux/sockets.ts';
+import { openPacketCapture } from '../../src/linux/capture.ts';
+import { parseTcpFrame } from '../../src/linux/frames.ts';
+import { attachPod } from '../../src/redirect/attach.ts';
+import type { RedirectContext } from '../../src/redirect/context.ts';
+import { reasonToSkip } from '../support/network-namespace.ts';
+import { FAMILIES, setUpPod } from './pod-network.ts';
+import { ask, askOnce, attempt, closeBare, dialIn, serveIn } from './sockets-in.ts';
+
+const skip = reasonToSkip('nft');
+
+async function codeOf(promise: Promise<unknown>): Promise<string> {
+  return promise.then(
+    () => 'resolved',
+    (error: unknown) => (error instanceof MeshError ? error.code : String(error)),
+  );
+}
+
+for (const family of FAMILIES) {
+  void t.test(`redirection, ${family.name}`, { skip }, async (t) => {
+    const { native, pod, out, context, captured, network } = setUpPod(t, family);
+    const app = await serveIn(native, pod, 8080, 'app');
+    const other = await serveIn(native, out, 9090, 'other');
+    const before = await Promise.all(
+      family.pod.flatMap((podIp, i) => [
+        dialIn(native, out, podIp, 8080),
+        dialIn(native, pod, family.out[i] ?? '', 9090),
+      ]),
+    );
+    t.same(
+      await Promise.all(before.map((socket) => ask(socket, '1'))),
+      family.pod.flatMap(() => ['app:1', 'other:1']),
+    );
+
+    const attached = await attachPod(context, captured);
+    t.same(await attached.check(), [], 'what was set stands');
+
+    for (const [i, podIp] of family.pod.entries()) {
+      const outIp = family.out[i] ?? '';
+      t.equal(await attempt(native, pod, outIp, 9090), 'ECONNREFUSED', 'T31: no way out yet');
+      t.equal(await attempt(native, out, podIp, 8080), 'ECONNREFUSED', 'T31: no way in yet');
+    }
+    t.equal(app.arrivals.length + other.arrivals.length, before.length, 'nobody new was let in');
+
+    const outbound = await serveIn(native, pod, 15001, 'outbound', { ours: true });
+    const inbound = await serveIn(native, pod, 15006, 'inbound', { ours: true });
+    const tunnel = await serveIn(native, pod, 15008, 'tunnel', { ours: true });
+    for (const [i, podIp] of family.pod.entries()) {
+      const outIp = family.out[i] ?? '';
+      t.equal(await askOnce(native, pod, outIp, 9090), 'outbound:hi');
+      t.match(outbound.arrivals.at(-1), { wanted: `${outIp}:9090`, from: podIp });
+      t.equal(await askOnce(native, pod, podIp, 8080), 'outbound:hi', 'T23: its own address too');
+      t.match(outbound.arrivals.at(-1), { wanted: `${podIp}:8080` });
+      t.equal(await askOnce(native, out, podIp, 8080), 'inbound:hi', 'T20: plain text in');
+      t.match(inbound.arrivals.at(-1), { wanted: `${podIp}:8080`, from: outIp });
+      t.equal(await askOnce(native, out, podIp, 15008), 'tunnel:hi');
+      t.match(tunnel.arrivals.at(-1), { from: outIp });
+      t.equal(await askOnce(native, out, podIp, 15001), 'inbound:hi', 'T22: no way to our ports');
+      t.equal(await askOnce(native, pod, outIp, 9090, { marked: true }), 'other:hi', 'our own');
+
+      const source = { address: outIp, port: 0 };
+      const kept = { marked: true, transparent: true, source };
+      t.equal(await askOnce(native, pod, podIp, 8080, kept), 'app:hi', 'as the client');
+      t.equal(app.arrivals.at(-1)?.from, outIp, 'the application sees the original client');
+    }
+    const loopback = family.pod[0].includes(':') ? '::1' : '127.0.0.1';
+    t.equal(await askOnce(native, pod, loopback, 8080), 'app:hi', 'loopback stays in the pod');
+
+    const during = await dialIn(native, pod, family.out[0] ?? '', 9090);
+    t.equal(await ask(during, '2'), 'outbound:2');
+    await attached.apply();
+    await attached.apply();
+    t.same(await attached.check(), [], 'applying again changes nothing');
+    t.equal(await ask(during, '3'), 'outbound:3', 'applying again cuts nothing');
+    t.same(
+      await Promise.all(before.map((socket) => ask(socket, '4'))),
+      family.pod.flatMap(() => ['app:4', 'other:4']),
+      'connections from before go on untouched',
+    );
+
+    await attached.detach();
+    t.same(await attached.repair(), [], 'a repair does not undo a detach');
+    t.equal(await askOnce(native, pod, family.out[0] ?? '', 9090), 'other:hi', 'detached');
+    t.equal(await askOnce(native, out, family.pod[0] ?? '', 8080), 'app:hi', 'detached');
+    t.equal(await ask(during, '5'), 'outbound:5', 'a captured connection outlives the detach');
+    t.same(
+      await Promise.all(before.map((socket) => ask(socket, '6'))),
+      family.pod.flatMap(() => ['app:6', 'other:6']),
+    );
+    during.destroy();
+    await attached.release();
+    t.equal(network.run('pod', 'nft', 'list', 'ruleset'), '', 'no rule is left');
+    t.equal(network.run('pod', 'ip', 'rule', 'show', 'pref', '32764'), '');
+    t.equal(network.run('pod', 'ip', '-6', 'rule', 'show', 'pref', '32764'), '');
+    t.equal(await ask(before[0] ?? during, '7'), 'app:7');
+
+    for (const socket of before) socket.destroy();
+    await Promise.all([app, other, outbound, inbound, tunnel].map((server) => server.close()));
+  });
+}
+
+void t.test(
+  'T31: without a listener no plain text leaves, seen on the wire',
+  { skip },
+  async (t) => {
+    const { native, pod, out, context, captured } = setUpPod(t, FAMILIES[2]);
+    const other = await serveIn(native, out, 9090, 'other');
+    const attached = await attachPod(context, captured);
+    const capture = openPacketCapture(native, out, 'o0');
+    for (let round = 0; round < 20; round++) {
+      t.equal(await attempt(native, pod, '10.79.0.1', 9090), 'ECONNREFUSED');
+      t.equal(await attempt(native, pod, 'fd79::1', 9090), 'ECONNREFUSED');
+    }
+    const seen = capture.read().map(parseTcpFrame);
+    t.equal(seen.filter((segment) => segment !== undefined).length, 0);
+    capture.close();
+    attached.close();
+    await other.close();
+  },
+);
+
+void t.test('a dying listener leaves its queue to its group', { skip }, async (t) => {
+  const { native, pod, out, context, captured } = setUpPod(t, FAMILIES[2]);
+  const attached = await attachPod(context, captured);
+  const heir = await serveIn(native, pod, 15008, 'heir', { ours: true });
+  const dying = createListener(native, pod, { port: 15008 });
+  // Nobody accepts from the second listener: about half of these wait in its queue.
+  const clients = await Promise.all(
+    Array.from({ length: 40 }, (_, i) =>
+      dialIn(native, out, i % 2 ? '10.79.0.2' : 'fd79::2', 15008),
+    ),
+  );
+  t.ok(heir.arrivals.length < 40, 'some wait');
+  const answers = Promise.all(clients.map((client) => ask(client, 'x')));
+  shutdownDescriptor(native, dying);
+  t.same(new Set(await answers), new Set(['heir:x']), 'all were served');
+  closeBare(dying);
+  for (const client of clients) client.destroy();
+  t.ok(descriptorOf(heir.server) > 0);
+  await heir.close();
+  attached.close();
+});
+
+void t.test(
+  'attachPod refuses a namespace that is not the pod’s (T47, T122)',
+  { skip },
+  async (t) => {
+    const { native, pod, out, context, captured } = setUpPod(t, FAMILIES[0]);
+    const wrong = { ...captured, netnsInode: captured.netnsInode + 1 };
+    t.equal(await codeOf(attachPod(context, wrong)), 'MESH_NAMESPACE_MISMATCH', 'another inode');
+    const own = {
+      ...captured,
+      netnsPath: '/proc/self/ns/net',
+      netnsInode: context.nodeNamespace.inode,
+    };
+    t.equal(await codeOf(attachPod(context, own)), 'MESH_NAMESPACE_MISMATCH', 'the own namespace');
+    const asNode: RedirectContext = { ...context, nodeNamespace: out };
+    const host = { ...captured, netnsPath: out.path, netnsInode: out.inode };
+    t.equal(
+      await codeOf(attachPod(asNode, host)),
+      'MESH_NAMESPACE_MISMATCH',
+      'the node’s namespace',
+    );
+    const moved = {
+      ...captured,
+      pod: { ...captured.pod, addresses: [unwrap(parseAddress('10.9.9.9'))] },
+    };
+    t.equal(
+      await codeOf(attachPod(context, moved)),
+      'MESH_NAMESPACE_MISMATCH',
+      'none of its addresses',
+    );
+    const file = { ...captured, netnsPath: '/etc/hostname' };
+    t.equal(await codeOf(attachPod(context, file)), 'MESH_NAMESPACE_MISMATCH', 'no namespace');
+    const gone = { ...captured, netnsPath: '/run/netns/gone' };
+    t.equal(await codeOf(attachPod(context, gone)), 'MESH_SYSCALL_FAILED', 'not there');
+    const server = await serveIn(native, pod, 8080, 'app');
+    t.equal(await askOnce(native, out, '10.79.0.2', 8080), 'app:hi', 'nothing was set');
+    await server.close();
+  },
+);
+
+void t.test(
+  'attachPod takes over a table that does not fit, and says when it cannot',
+  { skip },
+  async (t) => {
+    const { network, context, captured } = setUpPod(t, FAMILIES[0]);
+    network.feed(
+      'pod',
+      'table inet nodemesh {\n chain inbound {\n type filter hook input priority 0; policy drop;\n }\n}\n',
+      'nft',
+      '-f',
+      '-',
+    );
+    const attached = await attachPod(context, captured);
+    t.match(
+      network.run('pod', 'nft', 'list', 'table', 'inet', 'nodemesh'),
+      /hook prerouting.*dstnat/,
+    );
+    attached.close();
+    const many = { ...captured, pod: { ...captured.pod, addresses: [] } };
+    network.run('pod', 'ip', 'link', 'set', 'lo', 'down');
+    t.equal(await codeOf(attachPod(context, many)), 'MESH_RULES_FAILED', 'lo is down');
+  },
+);
