@@ -126,19 +126,19 @@ function nodeCode(error: unknown): string | undefined {
   return undefined;
 }
 
-const BY_NODE_CODE: Readonly<Record<string, readonly [ErrorCode, ResponseFlag]>> = {
-  ECONNREFUSED: ['MESH_CONNECT_FAILED', 'CONNECT'],
-  EHOSTUNREACH: ['MESH_CONNECT_FAILED', 'CONNECT'],
-  ENETUNREACH: ['MESH_CONNECT_FAILED', 'CONNECT'],
-  EADDRNOTAVAIL: ['MESH_CONNECT_FAILED', 'CONNECT'],
-  ENOENT: ['MESH_CONNECT_FAILED', 'CONNECT'],
-  ETIMEDOUT: ['MESH_CONNECT_TIMEOUT', 'CONNECT'],
-  ECONNRESET: ['MESH_CONNECTION_RESET', 'RESET'],
-  EPIPE: ['MESH_CONNECTION_RESET', 'RESET'],
-  ERR_STREAM_DESTROYED: ['MESH_CONNECTION_CLOSED', 'RESET'],
-  ERR_STREAM_PREMATURE_CLOSE: ['MESH_CONNECTION_CLOSED', 'RESET'],
-  ERR_STREAM_WRITE_AFTER_END: ['MESH_CONNECTION_CLOSED', 'RESET'],
-};
+const BY_NODE_CODE: ReadonlyMap<string, readonly [ErrorCode, ResponseFlag]> = new Map([
+  ['ECONNREFUSED', ['MESH_CONNECT_FAILED', 'CONNECT']],
+  ['EHOSTUNREACH', ['MESH_CONNECT_FAILED', 'CONNECT']],
+  ['ENETUNREACH', ['MESH_CONNECT_FAILED', 'CONNECT']],
+  ['EADDRNOTAVAIL', ['MESH_CONNECT_FAILED', 'CONNECT']],
+  ['ENOENT', ['MESH_CONNECT_FAILED', 'CONNECT']],
+  ['ETIMEDOUT', ['MESH_CONNECT_TIMEOUT', 'CONNECT']],
+  ['ECONNRESET', ['MESH_CONNECTION_RESET', 'RESET']],
+  ['EPIPE', ['MESH_CONNECTION_RESET', 'RESET']],
+  ['ERR_STREAM_DESTROYED', ['MESH_CONNECTION_CLOSED', 'RESET']],
+  ['ERR_STREAM_PREMATURE_CLOSE', ['MESH_CONNECTION_CLOSED', 'RESET']],
+  ['ERR_STREAM_WRITE_AFTER_END', ['MESH_CONNECTION_CLOSED', 'RESET']],
+]);
 
 /**
  * The only place that knows Node's socket error codes: walks `cause` and returns a `MeshError`.
@@ -147,7 +147,7 @@ const BY_NODE_CODE: Readonly<Record<string, readonly [ErrorCode, ResponseFlag]>>
 export function errorFromNode(error: unknown, action: string): MeshError {
   if (error instanceof MeshError) return error;
   const code = nodeCode(error);
-  const known = code === undefined ? undefined : BY_NODE_CODE[code];
+  const known = code === undefined ? undefined : BY_NODE_CODE.get(code);
   const reason = error instanceof Error ? error.message : String(error);
   const [meshCode, flag] = known ?? (['MESH_CONNECTION_RESET', 'RESET'] as const);
   return new MeshError(meshCode, `${action}: ${reason}`, { cause: error, flag, retryable: true });
