@@ -38,7 +38,10 @@ export const FRAME_HEADER_BYTES = 9;
 
 /** Callbacks of one stream. None is called after `onReset`, nor after both sides have ended. */
 export interface H2StreamHandlers {
-  /** The response head (client side) or trailers (either side). `endStream`: no more bytes follow. */
+  /**
+   * The response head (client side; 1xx ones come first, each with a call) or trailers (either side).
+   * `endStream`: no more bytes follow; `onEnd` is called all the same.
+   */
   onHeaders(headers: HeaderList, endStream: boolean): void;
   /** See "Ownership of bytes" and "Flow control" above. Never empty. */
   onData(chunk: Buffer): void;
@@ -72,6 +75,15 @@ export interface H2Stream {
   reset(code: number): void;
   /** `bytes` of `onData` have been disposed of: gives them back to both windows. */
   consume(bytes: number): void;
+}
+
+/** What a server's `onStream` gets. */
+export interface H2ServerStream extends H2Stream {
+  /**
+   * The stream counts as one of the peer's open streams until the returned function is called, even when the
+   * peer has reset it: for handlers whose work goes on after a reset (T61). Idempotent.
+   */
+  retain(): () => void;
 }
 
 export interface H2Session {

@@ -1,0 +1,603 @@
+/**
+ * An HTTP/2 session on a socket, either side (RFC 9113). It owns the socket from its creation until both are
+ * closed, and everything that lives on it: streams, windows, budgets, keepalive.
+ *
+ * - `open` until a GOAWAY either way, `draining` until the last stream has ended, then `closed`.
+ * - On a connection error or a spent budget every stream is reset first, GOAWAY is sent, and what the peer still
+ *   sends is dropped unread. A socket that is not closed `reapAfterMs` later is destroyed (T71).
+ * - Nothing that a peer sends and nothing that a handler throws leaves the socket's callbacks.
+ */
+
+import type { Socket } from 'node:net';
+
+import type { ReadBuffers } from '../../base/buffer-pool.ts';
+import type { Clock, Timer } from '../../base/clock.ts';
+import { errorFromNode, MeshError } from '../../base/errors.ts';
+import { readSocket, type SocketReader } from '../../base/socket-reader.ts';
+import { createAbuseBudget, type AbuseBudget } from './budget.ts';
+import {
+  H2_ERROR,
+  type H2ServerStream,
+  type H2Session,
+  type H2Stream,
+  type H2StreamHandlers,
+  type HeaderList,
+} from './contract.ts';
+import {
+  errorCodeName,
+  PREFACE,
+  SETTING,
+  STREAM_ID_MAX,
+  WINDOW_DEFAULT,
+  WINDOW_MAX,
+} from './frames.ts';
+import { startKeepalive, type Keepalive } from './keepalive.ts';
+import { H2_LIMITS_DEFAULT, type H2Limits } from './limits.ts';
+import { Output } from './output.ts';
+import { ConnectionWindow, StreamWindow, STREAM_WINDOW_BYTES } from './receive-window.ts';
+import { Receiver, type AbsentStream, type ReceiverHost } from './receiver.ts';
+import { PING_BYTES, Sender } from './sender.ts';
+import { applySettings, createPeerSettings, encodeSettings } from './settings.ts';
+import { Stream, type StreamOwner } from './stream.ts';
+import { StreamHistory } from './stream-history.ts';
+import type { WindowBudget } from './window-budget.ts';
+
+export interface H2SessionOptions {
+  readonly role: 'client' | 'server';
+  readonly clock: Clock;
+  /** The process's read buffers. */
+  readonly readBuffers: ReadBuffers;
+  /** The process's cap on windows. */
+  readonly windowBudget: WindowBudget;
+  /**
+   * A request (server only). Set the stream's handlers before returning. `endStream`: nothing follows but
+   * `onEnd`. What it throws resets the stream.
+   */
+  readonly onStream?: (stream: H2ServerStream, headers: HeaderList, endStream: boolean) => void;
+  readonly limits?: Partial<H2Limits>;
+  /** Window of a new stream. Default 256 KiB; 1 to 2^31-1. */
+  readonly initialWindowBytes?: number;
+  /** SETTINGS_MAX_FRAME_SIZE. Default 1 MiB; 16,384 to 2^24-1. Payloads of DATA are never collected. */
+  readonly maxFrameBytes?: number;
+  /** Told once per session that was destroyed because it did not close by itself (T71). */
+  readonly onReaped?: () => void;
+}
+
+const FRAME_SIZE_ADVERTISED = 1024 * 1024;
+/** Bytes a peer may still send after its session has failed; more, and the socket is destroyed at once. */
+const DISCARD_MAX_BYTES = 1024 * 1024;
+/** Opaque data of our PINGs: the round trip's, and the one between the two GOAWAYs of a drain. */
+const PING_ROUND_TRIP = 1;
+const PING_DRAIN = 2;
+/** The second GOAWAY of a server's drain does not wait longer for the PING's answer. */
+const DRAIN_NOTICE_MS = 1000;
+
+/** The socket must be connected or connecting; TLS: `h2` must have been negotiated. */
+export function createH2Session(socket: Socket, options: H2SessionOptions): H2Session {
+  return new Session(socket, options);
+}
+
+class Session implements H2Session, StreamOwner, ReceiverHost {
+  readonly isServer: boolean;
+  readonly limits: H2Limits;
+  readonly budget: AbuseBudget;
+  readonly connection: ConnectionWindow;
+  readonly maxFrameBytes: number;
+  readonly sender: Sender;
+  readonly #socket: Socket;
+  readonly #options: H2SessionOptions;
+  readonly #clock: Clock;
+  readonly #output: Output;
+  readonly #reader: SocketReader;
+  readonly #receiver: Receiver;
+  readonly #keepalive: Keepalive;
+  readonly #peer = createPeerSettings();
+  readonly #streams = new Map<number, Stream>();
+  readonly #history: StreamHistory;
+  readonly #initialWindowBytes: number;
+  readonly #bornMs: number;
+  #state: 'open' | 'draining' | 'closed' = 'open';
+  #nextId = 1;
+  /** Highest id the peer has opened. */
+  #lastPeerId = 0;
+  /** Ids above it are not served: we have said so in the last GOAWAY. */
+  #lastServedId = STREAM_ID_MAX;
+  #finalGoawaySent = false;
+  #settingsAcked = false;
+  /** Closed streams whose handlers still work. */
+  #retained = 0;
+  #queuedBytes = 0;
+  #prefaceBytes = 0;
+  #pingSentMs: number | undefined;
+  #prefaceTimer: Timer | undefined;
+  #drainTimer: Timer | undefined;
+  #reaper: Timer | undefined;
+  #discardedBytes = 0;
+  #inData = false;
+  /** The buffer of the read under way has been given away. */
+  #detached = false;
+  #closeError: MeshError | undefined;
+  #slotsListener: (() => void) | undefined;
+  #closedListeners: ((error: MeshError | undefined) => void)[] = [];
+
+  constructor(socket: Socket, options: H2SessionOptions) {
+    const { clock } = options;
+    this.#socket = socket;
+    this.#options = options;
+    this.#clock = clock;
+    this.#bornMs = clock.nowMs();
+    this.isServer = options.role === 'server';
+    this.limits = { ...H2_LIMITS_DEFAULT, ...options.limits };
+    this.maxFrameBytes = options.maxFrameBytes ?? FRAME_SIZE_ADVERTISED;
+    this.#initialWindowBytes = options.initialWindowBytes ?? STREAM_WINDOW_BYTES;
+    this.#history = new StreamHistory();
+    this.budget = createAbuseBudget(clock, this.limits);
+    this.#output = new Output(socket, () => this.sender.pump());
+    this.sender = new Sender(this.#output, this.#peer, this.budget);
+    this.connection = new ConnectionWindow(clock, options.windowBudget, (streamId, bytes) => {
+      if (this.#state !== 'closed') this.sender.windowUpdate(streamId, bytes);
+    });
+    this.#receiver = new Receiver(this, (timeoutMs, callback) => clock.after(timeoutMs, callback));
+    this.#reader = readSocket(socket, options.readBuffers, {
+      onChunk: (buffer, offset, length) => this.#onChunk(buffer, offset, offset + length),
+      onEnd: () => this.#onSocketEnd(undefined),
+      onError: (error) => this.#onSocketEnd(errorFromNode(error, 'The HTTP/2 connection failed')),
+      onClose: () => this.#onSocketClosed(),
+    });
+    this.#keepalive = startKeepalive(clock, {
+      tick: () => this.#onTick(),
+      ping: () => this.#sendPing(PING_ROUND_TRIP),
+      dead: () => this.#onDead(),
+    });
+    this.#prefaceTimer = clock.after(this.limits.prefaceTimeoutMs, () => this.#onNoPreface());
+    if (this.isServer) this.#prefaceBytes = PREFACE.length;
+    else this.#sendPreface();
+    this.#sendSettings();
+  }
+
+  get session(): H2Session {
+    return this;
+  }
+
+  get state(): 'open' | 'draining' | 'closed' {
+    return this.#state;
+  }
+
+  get stopped(): boolean {
+    return this.#state === 'closed';
+  }
+
+  get openStreams(): number {
+    return this.#streams.size;
+  }
+
+  get streamSlots(): number {
+    if (this.#state !== 'open' || this.isServer) return 0;
+    const ids = Math.floor((this.limits.streamIdMax - this.#nextId) / 2) + 1;
+    return Math.max(0, Math.min(this.#peer.maxConcurrentStreams - this.#streams.size, ids));
+  }
+
+  request(headers: HeaderList, handlers: H2StreamHandlers, endStream: boolean): H2Stream {
+    if (this.streamSlots === 0) {
+      const message = 'Cannot open a stream: the session takes no more of them now';
+      throw new MeshError('MESH_HTTP2_GOAWAY', message, { retryable: true });
+    }
+    const method = headers.find(([name]) => name === ':method')?.[1] ?? '';
+    const stream = this.#createStream(this.#nextId, method);
+    // Before the stream is known: it throws for headers that may not be sent.
+    this.sender.headers(stream.id, headers, endStream);
+    this.#nextId += 2;
+    this.#streams.set(stream.id, stream);
+    stream.setHandlers(handlers);
+    stream.requested(endStream);
+    if (this.#nextId > this.limits.streamIdMax) this.drain();
+    return stream;
+  }
+
+  drain(): void {
+    if (this.#state !== 'open') return;
+    this.#state = 'draining';
+    if (this.isServer) {
+      // Two steps (RFC 9113 section 6.8): requests that cross the first one on the wire are still served.
+      this.sender.goaway(STREAM_ID_MAX, H2_ERROR.NO_ERROR);
+      this.#sendPing(PING_DRAIN);
+      this.#drainTimer = this.#clock.after(DRAIN_NOTICE_MS, () => this.#sendFinalGoaway());
+    } else this.#sendFinalGoaway();
+    this.#slotsListener?.();
+  }
+
+  destroy(error?: MeshError): void {
+    if (this.#state !== 'closed') {
+      const code = error === undefined ? H2_ERROR.NO_ERROR : H2_ERROR.INTERNAL_ERROR;
+      this.sender.goaway(this.#lastPeerId, code);
+      this.#output.flush();
+      this.#close(error);
+    }
+    this.#socket.destroy();
+  }
+
+  get readBufferDetachable(): boolean {
+    return this.#inData && (this.#detached || this.#reader.detachable);
+  }
+
+  detachReadBuffer(): boolean {
+    if (!this.#inData) return false;
+    // One read may hold frames of several streams: the buffer is given away once, for all of them.
+    this.#detached ||= this.#reader.detach();
+    return this.#detached;
+  }
+
+  onClosed(listener: (error: MeshError | undefined) => void): void {
+    if (this.#state === 'closed') listener(this.#closeError);
+    else this.#closedListeners.push(listener);
+  }
+
+  onSlots(listener: () => void): void {
+    this.#slotsListener = listener;
+  }
+
+  stream(streamId: number): Stream | undefined {
+    return this.#streams.get(streamId);
+  }
+
+  absent(streamId: number): AbsentStream {
+    const ours = streamId % 2 === 1 && !this.isServer;
+    const theirs = streamId % 2 === 1 && this.isServer;
+    if (!(ours && streamId < this.#nextId) && !(theirs && streamId <= this.#lastPeerId)) {
+      return 'idle';
+    }
+    return this.#history.find(streamId);
+  }
+
+  onStreamClosed(stream: Stream): void {
+    this.#streams.delete(stream.id);
+    if (!stream.done) this.#retained++;
+    this.#history.add(stream.id, stream.resetHere);
+    if (this.#state === 'closed') return;
+    this.#finishIfDrained();
+    this.#slotsListener?.();
+  }
+
+  onStreamReleased(): void {
+    this.#retained--;
+  }
+
+  onQueued(bytes: number): boolean {
+    this.#queuedBytes += bytes;
+    return bytes <= 0 || this.#queuedBytes <= this.limits.queuedMaxBytes;
+  }
+
+  admit(streamId: number): boolean {
+    this.#lastPeerId = streamId;
+    if (streamId > this.#lastServedId) {
+      this.#history.add(streamId, true);
+      return false;
+    }
+    if (this.#streams.size + this.#retained < this.limits.streamsMax) return true;
+    // Counted as a reset: a peer that respects our SETTINGS is refused only in the first round trip.
+    if (!this.budget.resetReceived(true)) this.failAbuse();
+    else {
+      this.#history.add(streamId, true);
+      this.#control();
+      this.sender.reset(streamId, H2_ERROR.REFUSED_STREAM);
+    }
+    return false;
+  }
+
+  onRequest(
+    streamId: number,
+    headers: HeaderList,
+    endStream: boolean,
+    method: string,
+    contentLength: number | undefined,
+  ): void {
+    const stream = this.#createStream(streamId, method);
+    stream.headSeen = true;
+    stream.expectedBytes = contentLength;
+    this.#streams.set(streamId, stream);
+    try {
+      this.#options.onStream?.(stream, headers, endStream);
+    } catch (cause) {
+      const message = `Stream ${streamId} was reset: its request could not be served`;
+      const error = new MeshError('MESH_HTTP2_STREAM_RESET', message, { cause, flag: 'RESET' });
+      stream.resetWith(H2_ERROR.INTERNAL_ERROR, error);
+    }
+    if (endStream) stream.receiveEnd();
+    if (this.limits.streamIdMax <= streamId) this.drain();
+  }
+
+  onRequestTooLarge(streamId: number): void {
+    if (!this.budget.resetProvoked()) {
+      this.failAbuse();
+      return;
+    }
+    this.#history.add(streamId, true);
+    this.sender.headers(streamId, [[':status', '431']], true);
+    this.#control();
+    this.sender.reset(streamId, H2_ERROR.NO_ERROR);
+  }
+
+  onSettings(payload: Buffer): void {
+    const before = this.#peer.initialWindowBytes;
+    const slots = this.streamSlots;
+    const code = applySettings(this.#peer, payload, !this.isServer);
+    if (code !== H2_ERROR.NO_ERROR) {
+      this.fail(code, new MeshError('MESH_HTTP2_PROTOCOL', 'The peer sent invalid SETTINGS'));
+      return;
+    }
+    if (this.#prefaceTimer !== undefined) {
+      this.#prefaceTimer.cancel();
+      this.#prefaceTimer = undefined;
+      // The first round trip, for the growth of windows.
+      this.#sendPing(PING_ROUND_TRIP);
+    }
+    this.#control();
+    this.sender.settingsAck();
+    this.#shiftWindows(this.#peer.initialWindowBytes - before);
+    if (this.streamSlots !== slots) this.#slotsListener?.();
+  }
+
+  onSettingsAck(): void {
+    this.#settingsAcked = true;
+  }
+
+  onPing(payload: Buffer, ack: boolean): void {
+    if (!ack) {
+      this.#control();
+      this.sender.ping(payload, true);
+      return;
+    }
+    const kind = payload[PING_BYTES - 1];
+    if (kind === PING_DRAIN) this.#sendFinalGoaway();
+    if (kind !== PING_ROUND_TRIP || this.#pingSentMs === undefined) return;
+    const rttMs = Math.max(this.#clock.nowMs() - this.#pingSentMs, Number.EPSILON);
+    this.#pingSentMs = undefined;
+    const known = this.connection.rttMs;
+    this.connection.rttMs = known === 0 ? rttMs : Math.min(known, rttMs);
+  }
+
+  onGoaway(lastStreamId: number, code: number): void {
+    const wasOpen = this.#state === 'open';
+    if (wasOpen) this.#state = 'draining';
+    if (!this.isServer) {
+      const message = `The peer ended the session with "${errorCodeName(code)}" before stream`;
+      for (const stream of this.#streams.values()) {
+        if (stream.id <= lastStreamId) continue;
+        const text = `${message} ${stream.id} was looked at`;
+        stream.kill(new MeshError('MESH_HTTP2_GOAWAY', text, { retryable: true, flag: 'RESET' }));
+      }
+    }
+    // After an error the peer closes; what it does not close in time is reaped.
+    if (code !== H2_ERROR.NO_ERROR) this.#startReaper();
+    this.#finishIfDrained();
+    if (wasOpen && this.#state === 'draining') this.#slotsListener?.();
+  }
+
+  onWindowUpdate(stream: Stream | undefined, bytes: number): void {
+    if (stream === undefined) {
+      if (this.sender.addWindow(bytes)) return;
+      const error = new MeshError('MESH_HTTP2_PROTOCOL', 'The peer opened its window too far');
+      this.fail(H2_ERROR.FLOW_CONTROL_ERROR, error);
+      return;
+    }
+    stream.sendWindow += bytes;
+    if (stream.hasQueued && stream.sendWindow > 0) this.sender.ready(stream);
+  }
+
+  onReset(stream: Stream, code: number): void {
+    if (this.isServer && !this.budget.resetReceived(!stream.answered)) {
+      this.failAbuse();
+      return;
+    }
+    const message = `Stream ${stream.id} was reset by the peer with "${errorCodeName(code)}"`;
+    const retryable = code === H2_ERROR.REFUSED_STREAM;
+    const options = { flag: 'RESET', retryable, details: { code } } as const;
+    stream.kill(new MeshError('MESH_HTTP2_STREAM_RESET', message, options), code);
+  }
+
+  refuse(streamId: number, code: number, reason: string): void {
+    if (!this.budget.resetProvoked()) {
+      this.failAbuse();
+      return;
+    }
+    this.#control();
+    const message = `Stream ${streamId} was reset here: ${reason}`;
+    const stream = this.#streams.get(streamId);
+    if (stream === undefined) {
+      this.#history.add(streamId, true);
+      this.sender.reset(streamId, code);
+    } else stream.resetWith(code, new MeshError('MESH_HTTP2_PROTOCOL', message, { flag: 'RESET' }));
+  }
+
+  fail(code: number, error: MeshError): void {
+    if (this.#state === 'closed') return;
+    this.sender.goaway(this.#lastPeerId, code);
+    this.#output.end();
+    this.#close(error);
+  }
+
+  failAbuse(): void {
+    const reason = this.budget.violation ?? 'a limit was exceeded';
+    const message = `The peer's session was ended: ${reason}`;
+    this.fail(
+      H2_ERROR.ENHANCE_YOUR_CALM,
+      new MeshError('MESH_HTTP2_ABUSE', message, { flag: 'LIMIT' }),
+    );
+  }
+
+  #createStream(streamId: number, method: string): Stream {
+    // Until our SETTINGS are acknowledged the peer may go by the protocol's default.
+    const grace = this.#settingsAcked ? 0 : Math.max(0, WINDOW_DEFAULT - this.#initialWindowBytes);
+    const window = new StreamWindow(this.connection, streamId, this.#initialWindowBytes, grace);
+    return new Stream(this, streamId, method, this.#peer.initialWindowBytes, window);
+  }
+
+  #sendPreface(): void {
+    const at = this.#output.reserve(PREFACE.length);
+    this.#output.buffer.write(PREFACE, at, 'latin1');
+  }
+
+  #sendSettings(): void {
+    const { streamsMax, headerListMaxBytes } = this.limits;
+    const own = this.isServer
+      ? ([SETTING.MAX_CONCURRENT_STREAMS, streamsMax] as const)
+      : ([SETTING.ENABLE_PUSH, 0] as const);
+    this.sender.settings(
+      encodeSettings([
+        own,
+        [SETTING.INITIAL_WINDOW_SIZE, this.#initialWindowBytes],
+        [SETTING.MAX_FRAME_SIZE, this.maxFrameBytes],
+        [SETTING.MAX_HEADER_LIST_SIZE, headerListMaxBytes],
+      ]),
+    );
+    this.connection.open();
+  }
+
+  #sendPing(kind: number): void {
+    if (this.#state === 'closed') return;
+    const payload = Buffer.alloc(PING_BYTES);
+    payload[PING_BYTES - 1] = kind;
+    if (kind === PING_ROUND_TRIP) this.#pingSentMs = this.#clock.nowMs();
+    this.sender.ping(payload, false);
+  }
+
+  #sendFinalGoaway(): void {
+    if (this.#finalGoawaySent || this.#state === 'closed') return;
+    this.#finalGoawaySent = true;
+    this.#drainTimer?.cancel();
+    this.#lastServedId = this.#lastPeerId;
+    this.sender.goaway(this.#lastPeerId, H2_ERROR.NO_ERROR);
+    this.#finishIfDrained();
+  }
+
+  /** An answer to something the peer sent goes out; they must not pile up. */
+  #control(): void {
+    this.#output.countControl();
+    if (!this.budget.controlQueued(this.#output.controlFrames)) this.failAbuse();
+  }
+
+  /** The peer changed the window that new streams start with; open ones shift (RFC 9113 section 6.9.2). */
+  #shiftWindows(change: number): void {
+    if (change === 0) return;
+    // A writer that is woken meanwhile may open streams, which start with the new window.
+    const open = [...this.#streams.values()];
+    for (const stream of open) {
+      stream.sendWindow += change;
+      if (stream.sendWindow > WINDOW_MAX) {
+        const error = new MeshError('MESH_HTTP2_PROTOCOL', 'The peer opened its windows too far');
+        this.fail(H2_ERROR.FLOW_CONTROL_ERROR, error);
+        return;
+      }
+      if (stream.hasQueued && stream.sendWindow > 0) this.sender.ready(stream);
+    }
+  }
+
+  #onChunk(buffer: Buffer, start: number, end: number): void {
+    if (this.#state === 'closed') {
+      this.#discardedBytes += end - start;
+      if (this.#discardedBytes > DISCARD_MAX_BYTES) this.#socket.destroy();
+      return;
+    }
+    this.#keepalive.heard();
+    let from = start;
+    while (this.#prefaceBytes > 0 && from < end) {
+      const expected = PREFACE.charCodeAt(PREFACE.length - this.#prefaceBytes);
+      if (buffer[from] !== expected) {
+        const error = new MeshError('MESH_HTTP2_PROTOCOL', 'The peer does not speak HTTP/2');
+        this.fail(H2_ERROR.PROTOCOL_ERROR, error);
+        return;
+      }
+      this.#prefaceBytes--;
+      from++;
+    }
+    this.#inData = true;
+    this.#detached = false;
+    this.#receiver.push(buffer, from, end);
+    this.#inData = false;
+  }
+
+  #onTick(): void {
+    if (this.#state === 'closed') return;
+    this.#output.shrink();
+    const queuedBytes = this.#queuedBytes + this.#output.queuedBytes;
+    if (!this.budget.stalled(queuedBytes, this.sender.sentBytes)) {
+      this.failAbuse();
+      return;
+    }
+    if (this.#clock.nowMs() - this.#bornMs >= this.limits.ageMaxMs) this.drain();
+  }
+
+  #onDead(): void {
+    const message = 'The peer is silent: no answer to a PING for 20 s';
+    this.#close(
+      new MeshError('MESH_DEADLINE_EXCEEDED', message, { flag: 'RESET', retryable: true }),
+    );
+    this.#socket.destroy();
+  }
+
+  #onNoPreface(): void {
+    const message = 'The peer did not start HTTP/2 in time';
+    this.fail(
+      H2_ERROR.SETTINGS_TIMEOUT,
+      new MeshError('MESH_DEADLINE_EXCEEDED', message, { flag: 'H2_HANDSHAKE_FAILURE' }),
+    );
+  }
+
+  /** FIN or failure: half a connection is of no use to HTTP/2. */
+  #onSocketEnd(error: MeshError | undefined): void {
+    if (this.#state === 'closed') return;
+    if (error === undefined && (this.#streams.size === 0 || this.#finalGoawaySent)) {
+      this.#output.end();
+    }
+    const cut = new MeshError('MESH_CONNECTION_CLOSED', 'The peer closed the HTTP/2 connection', {
+      flag: 'RESET',
+      retryable: true,
+    });
+    this.#close(error ?? (this.#streams.size === 0 ? undefined : cut));
+    if (error !== undefined) this.#socket.destroy();
+    else this.#output.end();
+  }
+
+  #onSocketClosed(): void {
+    this.#onSocketEnd(undefined);
+    this.#reaper?.cancel();
+    this.#output.close();
+  }
+
+  #finishIfDrained(): void {
+    if (this.#state !== 'draining' || this.#streams.size > 0) return;
+    // A server that drains by itself still serves what crosses its first GOAWAY.
+    if (this.isServer && this.#drainTimer !== undefined && !this.#finalGoawaySent) return;
+    this.#output.end();
+    this.#close(undefined);
+  }
+
+  #startReaper(): void {
+    this.#reaper ??= this.#clock.after(this.limits.reapAfterMs, () => {
+      const message = 'The peer ended the session but did not close the connection';
+      this.#close(new MeshError('MESH_HTTP2_GOAWAY', message, { flag: 'RESET', retryable: true }));
+      this.#options.onReaped?.();
+      this.#socket.destroy();
+    });
+  }
+
+  /** The session is over; the socket follows by itself or by the reaper. */
+  #close(error: MeshError | undefined): void {
+    if (this.#state === 'closed') return;
+    this.#state = 'closed';
+    this.#closeError = error;
+    this.#keepalive.stop();
+    this.#receiver.close();
+    this.#prefaceTimer?.cancel();
+    this.#drainTimer?.cancel();
+    this.#startReaper();
+    const closed = new MeshError('MESH_CONNECTION_CLOSED', 'The HTTP/2 session was ended', {
+      flag: 'RESET',
+    });
+    for (const stream of this.#streams.values()) stream.kill(error ?? closed);
+    const listeners = this.#closedListeners;
+    this.#closedListeners = [];
+    for (const listener of listeners) listener(error);
+    this.#slotsListener?.();
+  }
+}
