@@ -1,7 +1,8 @@
 /**
  * Keeps one copy of what thousands of workloads repeat: namespaces, nodes, service accounts, localities, and
  * whole service lists (all pods of a deployment share one). It only saves memory: an interned workload equals
- * the one it was given. Measured for 100,000 pods in 2,000 services: 59 MB instead of 148 MB.
+ * the one it was given. Measured for 100,000 pods
+ * of 2,000 services on 2026-11-20: 111 MB as decoded, 59 MB here with all indexes of the state.
  */
 
 import type { Locality, ServiceKey, ServicePort, Workload } from '../core/workload.ts';
