@@ -4,7 +4,7 @@ import type { CapturedPod, PodUid } from '../../src/core/pod.ts';
 import type { Policy } from '../../src/core/policy.ts';
 import type { CapturedChange, NodeState } from '../../src/state/contract.ts';
 import { createAuthorizer } from '../../src/policy/authorizer.ts';
-import { facts, policy, WEB } from '../policy/build.ts';
+import { CART, exact, facts, policy, rule, WEB } from '../policy/build.ts';
 import {
   at,
   capturedPod,
@@ -233,5 +233,47 @@ void t.test(
       undefined,
       'source workload unknown',
     );
+  },
+);
+
+void t.test(
+  'no order of workload, policy and service messages opens a gap (T103, F07)',
+  async (t) => {
+    const db = workload('db', { addresses: ['10.1.0.3'], authorizationPolicies: ['shop/db-only'] });
+    const allowCart = policy('shop/db-only', {
+      scope: 'WORKLOAD_SELECTOR',
+      rules: [rule({ principals: [exact(CART.slice('spiffe://'.length))] })],
+    });
+    type Message = (state: NodeState) => void;
+    const messages: Message[] = [
+      (state) => state.applyAddresses({ workloads: [db] }),
+      (state) => state.applyPolicies({ policies: [allowCart] }),
+      (state) => state.applyAddresses({ services: [service('db', { vips: ['10.96.0.9'] })] }),
+      (state) => state.markPoliciesSynced(),
+      (state) => state.applyPolicies({ removed: ['shop/db-only'] }),
+      (state) => state.applyPolicies({ policies: [allowCart] }),
+    ];
+    const orders = (left: Message[]): Message[][] =>
+      left.length === 0
+        ? [[]]
+        : left.flatMap((first) =>
+            orders(left.filter((other) => other !== first)).map((rest) => [first, ...rest]),
+          );
+    let checked = 0;
+    for (const order of orders(messages)) {
+      const { state } = emptyState();
+      const authorizer = createAuthorizer(state.policies);
+      for (const message of order) {
+        message(state);
+        const known = state.workloads.get(db.uid);
+        if (known === undefined) continue;
+        checked++;
+        if (authorizer.decide(facts(WEB), known).allowed) t.fail('web reached db');
+        const cart = authorizer.decide(facts(CART), known).allowed;
+        const complete = state.policiesSynced && state.policies.get('shop/db-only') !== undefined;
+        if (cart !== complete) t.fail(`cart is ${cart ? 'allowed' : 'denied'}`);
+      }
+    }
+    t.equal(checked, 720 * 3.5);
   },
 );
