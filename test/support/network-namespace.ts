@@ -92,6 +92,12 @@ export function createTestNetwork(): TestNetwork {
           execute(end.name, '', 'ip', [family, 'route', 'add', 'default', 'via', gateway]);
         }
       }
+      // The kernel tells IPv6 of a carrier up to a second late; until then no neighbour is answered.
+      for (const end of [a, b]) {
+        const isUp = (): boolean =>
+          execute(end.name, '', 'ip', ['-o', 'link', 'show', end.device]).includes('state UP');
+        while (!isUp()) execute(end.name, '', 'sleep', ['0.02']);
+      }
     },
   };
 }
