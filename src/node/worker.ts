@@ -120,7 +120,9 @@ export function createWorker(options: WorkerOptions): Worker {
   });
 
   const recheck = (): void =>
-    connections.recheck(({ facts, target }) => context.authorizer.decide(facts, target()));
+    connections.recheck((connection) =>
+      context.authorizer.decide(connection.facts, connection.target()),
+    );
 
   const syncPods = (): void => {
     const wanted = [...state.pods.capturedPods()];
