@@ -15,6 +15,7 @@ import { createHpackDecoder, type HpackDecoder } from './hpack-decoder.ts';
 import type { H2Limits } from './limits.ts';
 import type { ConnectionWindow } from './receive-window.ts';
 import { PING_BYTES } from './sender.ts';
+import { protocolError } from './session-errors.ts';
 import { SETTING_BYTES, SETTINGS_MAX } from './settings.ts';
 import type { Stream } from './stream.ts';
 
@@ -205,7 +206,7 @@ export class Receiver implements FrameSink {
   }
 
   #stop(code: number, message: string): Payload {
-    this.#host.fail(code, new MeshError('MESH_HTTP2_PROTOCOL', message));
+    this.#host.fail(code, protocolError(message));
     return PAYLOAD.stop;
   }
 

@@ -10,27 +10,18 @@
 
 import type { Socket } from 'node:net';
 
-import type { ReadBuffers } from '../../base/buffer-pool.ts';
 import type { Clock, Timer } from '../../base/clock.ts';
-import { errorFromNode, MeshError } from '../../base/errors.ts';
+import { errorFromNode, type MeshError } from '../../base/errors.ts';
 import { readSocket, type SocketReader } from '../../base/socket-reader.ts';
 import { createAbuseBudget, type AbuseBudget } from './budget.ts';
 import {
   H2_ERROR,
-  type H2ServerStream,
   type H2Session,
   type H2Stream,
   type H2StreamHandlers,
   type HeaderList,
 } from './contract.ts';
-import {
-  errorCodeName,
-  PREFACE,
-  SETTING,
-  STREAM_ID_MAX,
-  WINDOW_DEFAULT,
-  WINDOW_MAX,
-} from './frames.ts';
+import { PREFACE, SETTING, STREAM_ID_MAX, WINDOW_DEFAULT, WINDOW_MAX } from './frames.ts';
 import { startKeepalive, type Keepalive } from './keepalive.ts';
 import { H2_LIMITS_DEFAULT, type H2Limits } from './limits.ts';
 import { Output } from './output.ts';
@@ -38,32 +29,12 @@ import { ConnectionWindow, StreamWindow, STREAM_WINDOW_BYTES } from './receive-w
 import { Receiver, type AbsentStream, type ReceiverHost } from './receiver.ts';
 import { PING_BYTES, Sender } from './sender.ts';
 import { applySettings, createPeerSettings, encodeSettings } from './settings.ts';
+import type { H2SessionOptions } from './session-options.ts';
+import * as errors from './session-errors.ts';
 import { Stream, type StreamOwner } from './stream.ts';
 import { StreamHistory } from './stream-history.ts';
-import type { WindowBudget } from './window-budget.ts';
 
-export interface H2SessionOptions {
-  readonly role: 'client' | 'server';
-  readonly clock: Clock;
-  /** The process's read buffers. */
-  readonly readBuffers: ReadBuffers;
-  /** The process's cap on windows. */
-  readonly windowBudget: WindowBudget;
-  /**
-   * A request (server only). Set the stream's handlers before returning. `endStream`: nothing follows but
-   * `onEnd`. What it throws resets the stream.
-   */
-  readonly onStream?: (stream: H2ServerStream, headers: HeaderList, endStream: boolean) => void;
-  readonly limits?: Partial<H2Limits>;
-  /** Window of a new stream. Default 256 KiB; 1 to 2^31-1. */
-  readonly initialWindowBytes?: number;
-  /** SETTINGS_MAX_FRAME_SIZE. Default 1 MiB; 16,384 to 2^24-1. Payloads of DATA are never collected. */
-  readonly maxFrameBytes?: number;
-  /** Told once per session that was destroyed because it did not close by itself (T71). */
-  readonly onReaped?: () => void;
-}
-
-const FRAME_SIZE_ADVERTISED = 1024 * 1024;
+const FRAME_SIZE_ADVERTISED = 256 * 1024;
 /** Bytes a peer may still send after its session has failed; more, and the socket is destroyed at once. */
 const DISCARD_MAX_BYTES = 1024 * 1024;
 /** Opaque data of our PINGs: the round trip's, and the one between the two GOAWAYs of a drain. */
@@ -179,8 +150,7 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
 
   request(headers: HeaderList, handlers: H2StreamHandlers, endStream: boolean): H2Stream {
     if (this.streamSlots === 0) {
-      const message = 'Cannot open a stream: the session takes no more of them now';
-      throw new MeshError('MESH_HTTP2_GOAWAY', message, { retryable: true });
+      throw errors.noSlots();
     }
     const method = headers.find(([name]) => name === ':method')?.[1] ?? '';
     const stream = this.#createStream(this.#nextId, method);
@@ -298,8 +268,7 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
     try {
       this.#options.onStream?.(stream, headers, endStream);
     } catch (cause) {
-      const message = `Stream ${streamId} was reset: its request could not be served`;
-      const error = new MeshError('MESH_HTTP2_STREAM_RESET', message, { cause, flag: 'RESET' });
+      const error = errors.resetHere(streamId, 'its request could not be served', cause);
       stream.resetWith(H2_ERROR.INTERNAL_ERROR, error);
     }
     if (endStream) stream.receiveEnd();
@@ -322,7 +291,7 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
     const slots = this.streamSlots;
     const code = applySettings(this.#peer, payload, !this.isServer);
     if (code !== H2_ERROR.NO_ERROR) {
-      this.fail(code, new MeshError('MESH_HTTP2_PROTOCOL', 'The peer sent invalid SETTINGS'));
+      this.fail(code, errors.protocolError('The peer sent invalid SETTINGS'));
       return;
     }
     if (this.#prefaceTimer !== undefined) {
@@ -360,11 +329,8 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
     const wasOpen = this.#state === 'open';
     if (wasOpen) this.#state = 'draining';
     if (!this.isServer) {
-      const message = `The peer ended the session with "${errorCodeName(code)}" before stream`;
       for (const stream of this.#streams.values()) {
-        if (stream.id <= lastStreamId) continue;
-        const text = `${message} ${stream.id} was looked at`;
-        stream.kill(new MeshError('MESH_HTTP2_GOAWAY', text, { retryable: true, flag: 'RESET' }));
+        if (stream.id > lastStreamId) stream.kill(errors.notProcessed(stream.id, code));
       }
     }
     // After an error the peer closes; what it does not close in time is reaped.
@@ -376,8 +342,7 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
   onWindowUpdate(stream: Stream | undefined, bytes: number): void {
     if (stream === undefined) {
       if (this.sender.addWindow(bytes)) return;
-      const error = new MeshError('MESH_HTTP2_PROTOCOL', 'The peer opened its window too far');
-      this.fail(H2_ERROR.FLOW_CONTROL_ERROR, error);
+      this.#failWindow();
       return;
     }
     stream.sendWindow += bytes;
@@ -389,10 +354,7 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
       this.failAbuse();
       return;
     }
-    const message = `Stream ${stream.id} was reset by the peer with "${errorCodeName(code)}"`;
-    const retryable = code === H2_ERROR.REFUSED_STREAM;
-    const options = { flag: 'RESET', retryable, details: { code } } as const;
-    stream.kill(new MeshError('MESH_HTTP2_STREAM_RESET', message, options), code);
+    stream.kill(errors.resetByPeer(stream.id, code), code);
   }
 
   refuse(streamId: number, code: number, reason: string): void {
@@ -401,12 +363,11 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
       return;
     }
     this.#control();
-    const message = `Stream ${streamId} was reset here: ${reason}`;
     const stream = this.#streams.get(streamId);
     if (stream === undefined) {
       this.#history.add(streamId, true);
       this.sender.reset(streamId, code);
-    } else stream.resetWith(code, new MeshError('MESH_HTTP2_PROTOCOL', message, { flag: 'RESET' }));
+    } else stream.resetWith(code, errors.streamProtocolError(streamId, reason));
   }
 
   fail(code: number, error: MeshError): void {
@@ -417,12 +378,7 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
   }
 
   failAbuse(): void {
-    const reason = this.budget.violation ?? 'a limit was exceeded';
-    const message = `The peer's session was ended: ${reason}`;
-    this.fail(
-      H2_ERROR.ENHANCE_YOUR_CALM,
-      new MeshError('MESH_HTTP2_ABUSE', message, { flag: 'LIMIT' }),
-    );
+    this.fail(H2_ERROR.ENHANCE_YOUR_CALM, errors.abusive(this.budget.violation));
   }
 
   #createStream(streamId: number, method: string): Stream {
@@ -484,12 +440,16 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
     for (const stream of open) {
       stream.sendWindow += change;
       if (stream.sendWindow > WINDOW_MAX) {
-        const error = new MeshError('MESH_HTTP2_PROTOCOL', 'The peer opened its windows too far');
-        this.fail(H2_ERROR.FLOW_CONTROL_ERROR, error);
+        this.#failWindow();
         return;
       }
       if (stream.hasQueued && stream.sendWindow > 0) this.sender.ready(stream);
     }
+  }
+
+  #failWindow(): void {
+    const error = errors.protocolError('The peer opened a window too far');
+    this.fail(H2_ERROR.FLOW_CONTROL_ERROR, error);
   }
 
   #onChunk(buffer: Buffer, start: number, end: number): void {
@@ -503,7 +463,7 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
     while (this.#prefaceBytes > 0 && from < end) {
       const expected = PREFACE.charCodeAt(PREFACE.length - this.#prefaceBytes);
       if (buffer[from] !== expected) {
-        const error = new MeshError('MESH_HTTP2_PROTOCOL', 'The peer does not speak HTTP/2');
+        const error = errors.protocolError('The peer does not speak HTTP/2');
         this.fail(H2_ERROR.PROTOCOL_ERROR, error);
         return;
       }
@@ -528,32 +488,18 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
   }
 
   #onDead(): void {
-    const message = 'The peer is silent: no answer to a PING for 20 s';
-    this.#close(
-      new MeshError('MESH_DEADLINE_EXCEEDED', message, { flag: 'RESET', retryable: true }),
-    );
+    this.#close(errors.peerSilent());
     this.#socket.destroy();
   }
 
   #onNoPreface(): void {
-    const message = 'The peer did not start HTTP/2 in time';
-    this.fail(
-      H2_ERROR.SETTINGS_TIMEOUT,
-      new MeshError('MESH_DEADLINE_EXCEEDED', message, { flag: 'H2_HANDSHAKE_FAILURE' }),
-    );
+    this.fail(H2_ERROR.SETTINGS_TIMEOUT, errors.noPreface());
   }
 
   /** FIN or failure: half a connection is of no use to HTTP/2. */
   #onSocketEnd(error: MeshError | undefined): void {
     if (this.#state === 'closed') return;
-    if (error === undefined && (this.#streams.size === 0 || this.#finalGoawaySent)) {
-      this.#output.end();
-    }
-    const cut = new MeshError('MESH_CONNECTION_CLOSED', 'The peer closed the HTTP/2 connection', {
-      flag: 'RESET',
-      retryable: true,
-    });
-    this.#close(error ?? (this.#streams.size === 0 ? undefined : cut));
+    this.#close(error ?? (this.#streams.size === 0 ? undefined : errors.connectionCut()));
     if (error !== undefined) this.#socket.destroy();
     else this.#output.end();
   }
@@ -574,8 +520,7 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
 
   #startReaper(): void {
     this.#reaper ??= this.#clock.after(this.limits.reapAfterMs, () => {
-      const message = 'The peer ended the session but did not close the connection';
-      this.#close(new MeshError('MESH_HTTP2_GOAWAY', message, { flag: 'RESET', retryable: true }));
+      this.#close(errors.peerLingers());
       this.#options.onReaped?.();
       this.#socket.destroy();
     });
@@ -591,10 +536,8 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
     this.#prefaceTimer?.cancel();
     this.#drainTimer?.cancel();
     this.#startReaper();
-    const closed = new MeshError('MESH_CONNECTION_CLOSED', 'The HTTP/2 session was ended', {
-      flag: 'RESET',
-    });
-    for (const stream of this.#streams.values()) stream.kill(error ?? closed);
+    const reason = error ?? errors.sessionEnded();
+    for (const stream of this.#streams.values()) stream.kill(reason);
     const listeners = this.#closedListeners;
     this.#closedListeners = [];
     for (const listener of listeners) listener(error);

@@ -20,6 +20,7 @@ import {
 import { errorCodeName } from './frames.ts';
 import type { StreamWindow } from './receive-window.ts';
 import type { Sender, SendingStream } from './sender.ts';
+import { resetHere, streamOverLimit } from './session-errors.ts';
 
 /** Bytes queued in one stream beyond which its writer is told to stop. */
 export const STREAM_QUEUE_HIGH_BYTES = 16 * 1024;
@@ -181,8 +182,7 @@ export class Stream implements H2ServerStream, SendingStream {
   }
 
   reset(code: number): void {
-    const message = `Stream ${this.id} was reset here with "${errorCodeName(code)}"`;
-    this.resetWith(code, new MeshError('MESH_HTTP2_STREAM_RESET', message, { flag: 'RESET' }));
+    this.resetWith(code, resetHere(this.id, errorCodeName(code)));
   }
 
   /** As `reset`, telling the handlers this error. */
@@ -316,9 +316,7 @@ export class Stream implements H2ServerStream, SendingStream {
       if (this.sendWindow > 0) this.#owner.sender.ready(this);
       return;
     }
-    const message = `Stream ${this.id} was reset: its session holds too much unsent data`;
-    const error = new MeshError('MESH_LIMIT_EXCEEDED', message, { flag: 'LIMIT' });
-    this.resetWith(H2_ERROR.ENHANCE_YOUR_CALM, error);
+    this.resetWith(H2_ERROR.ENHANCE_YOUR_CALM, streamOverLimit(this.id));
   }
 
   #count(bytes: number): boolean {
@@ -343,10 +341,6 @@ export class Stream implements H2ServerStream, SendingStream {
   }
 
   #break(cause: unknown): void {
-    const message = `Stream ${this.id} was reset: its handler failed`;
-    this.resetWith(
-      H2_ERROR.INTERNAL_ERROR,
-      new MeshError('MESH_HTTP2_STREAM_RESET', message, { cause, flag: 'RESET' }),
-    );
+    this.resetWith(H2_ERROR.INTERNAL_ERROR, resetHere(this.id, 'its handler failed', cause));
   }
 }

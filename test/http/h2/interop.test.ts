@@ -38,7 +38,7 @@ async function nodeServer(
   const server = http2.createServer({ settings });
   server.on('error', () => {});
   server.on('sessionError', () => {});
-  server.on('stream', (stream, headers) => {
+  server.on('stream', (stream: http2.ServerHttp2Stream, headers) => {
     stream.on('error', () => {});
     onStream(stream, headers);
   });

@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import net from 'node:net';
 
 import { createReadBuffers } from '../../../src/base/buffer-pool.ts';
-import { createSystemClock, type Clock } from '../../../src/base/clock.ts';
+import { createSystemClock } from '../../../src/base/clock.ts';
 import type {
   H2ServerStream,
   H2Session,
@@ -13,7 +13,8 @@ import type {
   HeaderList,
 } from '../../../src/http/h2/contract.ts';
 import { PREFACE, readUint31, readUint32, writeFrameHead } from '../../../src/http/h2/frames.ts';
-import { createH2Session, type H2SessionOptions } from '../../../src/http/h2/session.ts';
+import type { H2SessionOptions } from '../../../src/http/h2/session-options.ts';
+import { createH2Session } from '../../../src/http/h2/session.ts';
 import { createWindowBudget } from '../../../src/http/h2/window-budget.ts';
 
 export type Overrides = Partial<Omit<H2SessionOptions, 'role'>>;
@@ -270,5 +271,3 @@ export async function listenSessions(
     },
   };
 }
-
-export type { Clock };

@@ -1,0 +1,28 @@
+/** What a session is made from. */
+
+import type { ReadBuffers } from '../../base/buffer-pool.ts';
+import type { Clock } from '../../base/clock.ts';
+import type { H2ServerStream, HeaderList } from './contract.ts';
+import type { H2Limits } from './limits.ts';
+import type { WindowBudget } from './window-budget.ts';
+
+export interface H2SessionOptions {
+  readonly role: 'client' | 'server';
+  readonly clock: Clock;
+  /** The process's read buffers. */
+  readonly readBuffers: ReadBuffers;
+  /** The process's cap on windows. */
+  readonly windowBudget: WindowBudget;
+  /**
+   * A request (server only). Set the stream's handlers before returning. `endStream`: nothing follows but
+   * `onEnd`. What it throws resets the stream.
+   */
+  readonly onStream?: (stream: H2ServerStream, headers: HeaderList, endStream: boolean) => void;
+  readonly limits?: Partial<H2Limits>;
+  /** Window of a new stream. Default 256 KiB; 1 to 2^31-1. */
+  readonly initialWindowBytes?: number;
+  /** SETTINGS_MAX_FRAME_SIZE. Default 256 KiB; 16,384 to 2^24-1. Payloads of DATA are never collected. */
+  readonly maxFrameBytes?: number;
+  /** Told once per session that was destroyed because it did not close by itself (T71). */
+  readonly onReaped?: () => void;
+}
