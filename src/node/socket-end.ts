@@ -111,16 +111,18 @@ export class SocketEnd {
   }
 
   /**
-   * The other end failed after it had ended its side: the peer still gets what came before, and a reset
-   * unless it is slow to take it. What it sends meanwhile is dropped; after the close it meets a reset.
+   * The other end is gone, but had ended its side properly before: the peer still gets all that came before
+   * and FIN. What it sends is dropped, and once everything is in the kernel's hands the socket is closed, so
+   * that its next byte meets a reset. A reset at once would throw away what the kernel has not sent yet.
    */
   finish(): void {
     const socket = this.#socket;
     this.#settled = true;
     if (socket.destroyed) return;
-    this.reader.pause();
+    // Closing with unread bytes makes Linux send RST and drop its send queue.
+    this.reader.resume();
     if (socket.writableFinished) {
-      socket.resetAndDestroy();
+      socket.destroy();
       return;
     }
     socket.once('finish', () => socket.destroy());

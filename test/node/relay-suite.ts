@@ -137,9 +137,12 @@ export function relaySuite(
             await rig.clock.advance(5000);
           }
           t.ok(found.results, 'found without traffic');
-          to.socket.write('anybody there');
-          await to.until((app) => app.error !== undefined);
-          await to.until((app) => app.closed);
+          // The first write is answered with a reset, which a second one meets: as with plain TCP.
+          while (!to.closed) {
+            to.socket.write('anybody there');
+            await new Promise((resolve) => setTimeout(resolve, 1));
+          }
+          t.not(to.error, undefined);
         });
       },
     );
@@ -206,27 +209,31 @@ export function relaySuite(
   void t.test(
     `${subject}: one stalled user waits with at most 256 KiB a direction (F36)`,
     async (t) => {
-      await withRig(t, async (rig) => {
-        const joined = await rig.open();
-        joined.a.keep = joined.b.keep = false;
-        joined.b.socket.pause();
-        joined.a.socket.pause();
-        const sentA = await fill(joined.a, 100_000, 1);
-        const sentB = await fill(joined.b, 100_000, 2);
-        const queued = [joined.farSocket.writableLength, joined.nearSocket.writableLength];
-        t.ok(Math.max(...queued) <= 256 * 1024, `queued ${queued.join(' and ')} bytes`);
-        t.ok(Math.min(...queued) > 0, 'both were really stalled');
-        joined.a.socket.resume();
-        joined.b.socket.resume();
-        joined.a.socket.end();
-        joined.b.socket.end();
-        await joined.results;
-        await Promise.all([
-          joined.a.until((app) => app.closed),
-          joined.b.until((app) => app.closed),
-        ]);
-        t.same([joined.b.received, joined.a.received], [sentA, sentB]);
-      });
+      await withRig(
+        t,
+        async (rig) => {
+          const joined = await rig.open();
+          joined.a.keep = joined.b.keep = false;
+          joined.b.socket.pause();
+          joined.a.socket.pause();
+          const sentA = await fill(joined.a, 100_000, 1);
+          const sentB = await fill(joined.b, 100_000, 2);
+          const queued = [joined.farSocket.writableLength, joined.nearSocket.writableLength];
+          t.ok(Math.max(...queued) <= 256 * 1024, `queued ${queued.join(' and ')} bytes`);
+          t.ok(Math.min(...queued) > 0, 'both were really stalled');
+          joined.a.socket.resume();
+          joined.b.socket.resume();
+          joined.a.socket.end();
+          joined.b.socket.end();
+          await joined.results;
+          await Promise.all([
+            joined.a.until((app) => app.closed),
+            joined.b.until((app) => app.closed),
+          ]);
+          t.same([joined.b.received, joined.a.received], [sentA, sentB]);
+        },
+        { windowsGrow: false },
+      );
     },
   );
 
