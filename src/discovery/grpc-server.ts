@@ -9,7 +9,13 @@
 import type { Clock, Timer } from '../base/clock.ts';
 import { MeshError } from '../base/errors.ts';
 import type { Logger } from '../base/logger.ts';
-import { H2_ERROR, type H2Stream, type HeaderField, type HeaderList } from '../http/h2/contract.ts';
+import {
+  H2_ERROR,
+  type H2ServerStream,
+  type H2Stream,
+  type HeaderField,
+  type HeaderList,
+} from '../http/h2/contract.ts';
 import type { GrpcMetadata } from './grpc-client.ts';
 import { encodeStatusMessage, GRPC_STATUS, grpcError, grpcStatusOf } from './grpc-status.ts';
 import { GrpcStream, type MessageStream, type Pieces } from './grpc-stream.ts';
@@ -40,7 +46,7 @@ export interface GrpcServerOptions<P> {
 export interface GrpcServer<P> {
   readonly activeCalls: number;
   /** For the session's `onStream`: owns the stream from here on, and sets its handlers before it returns. */
-  accept(stream: H2Stream, headers: HeaderList, endStream: boolean, peer: P): void;
+  accept(stream: H2ServerStream, headers: HeaderList, endStream: boolean, peer: P): void;
   /** Ends every call with UNAVAILABLE and refuses new ones; resolves when all handlers have returned. */
   close(): Promise<void>;
 }
@@ -100,7 +106,12 @@ export function createGrpcServer<P>(options: GrpcServerOptions<P>): GrpcServer<P
         return;
       }
       calls.add(call);
-      void call.run(method).finally(() => calls.delete(call));
+      // A client that resets its calls must not get more of them at once than it may have open (T61).
+      const release = stream.retain();
+      void call.run(method).finally(() => {
+        calls.delete(call);
+        release();
+      });
     },
     async close() {
       closing = true;
