@@ -6,7 +6,7 @@
  */
 
 import type { Clock } from '../base/clock.ts';
-import type { MeshError } from '../base/errors.ts';
+import { MeshError } from '../base/errors.ts';
 import type { Logger } from '../base/logger.ts';
 import type { Registry } from '../base/metrics.ts';
 import type { Random } from '../base/random.ts';
@@ -38,7 +38,9 @@ import type { WorkloadCertificate } from '../identity/workload-certificate.ts';
 import type { SpiffeId } from '../core/identity.ts';
 import type { RedirectContext } from '../redirect/context.ts';
 import type { Reconciler } from '../redirect/reconcile.ts';
-import { createCapture, type Capture, type PodNamespace } from './capture.ts';
+import type { CniRequest } from '../redirect/cni-request.ts';
+import type { PodNamespaces } from '../redirect/namespaces.ts';
+import { createCapture, type Capture } from './capture.ts';
 import { HEARTBEAT_MS, type ToChild, type ToSupervisor } from './messages.ts';
 import { loadSnapshot, saveSnapshot } from './snapshot-file.ts';
 
@@ -66,6 +68,9 @@ const FOR_WORKERS = [
 export const WORKER_METADATA = 'x-nodemesh-worker';
 const SAVE_DELAY_MS = 2000;
 const REPORT_HOLD_MS = 10_000;
+/** How long a CNI ADD may wait; the runtime tries again after an error. */
+const CNI_WAIT_MS = 10_000;
+const SEARCH_MS = 2000;
 
 export interface AgentOptions {
   readonly clock: Clock;
@@ -75,6 +80,7 @@ export interface AgentOptions {
   readonly redirect: RedirectContext;
   readonly reconciler: Pick<Reconciler, 'add' | 'remove'>;
   readonly certificates: CertificateStore;
+  readonly namespaces: PodNamespaces;
   readonly restored: (identity: SpiffeId) => WorkloadCertificate | undefined;
   readonly snapshotPath: string;
   /** Makes the client to the controller with these subscriptions. */
@@ -90,9 +96,8 @@ export interface Agent {
   readonly server: DiscoveryServer<ClientInfo, undefined>;
   readonly capture: Capture;
   receive(message: ToChild): void;
-  setNamespace(uid: PodUid, namespace: PodNamespace | undefined): void;
-  /** Whether the controller's view of this pod is known; for the CNI's ADD. */
-  knowsPod(uid: PodUid): boolean;
+  /** A request of the CNI: an ADD resolves when the pod may start; rejects with why it may not. */
+  handleCni(request: CniRequest): Promise<void>;
 }
 
 export function createAgent(options: AgentOptions): Agent {
@@ -208,6 +213,24 @@ export function createAgent(options: AgentOptions): Agent {
   const setPod = (pod: LocalPod): void => {
     localPods.add(pod.podUid);
     capture.setPod(pod);
+    if (pod.enrolled) search();
+  };
+
+  /** Enrolled pods that the CNI did not tell us of are found by their processes (design, section 3.7). */
+  let searching = false;
+  const search = (): void => {
+    const wanted = capture.homeless;
+    if (searching || retired || wanted.size === 0) return;
+    searching = true;
+    options.namespaces
+      .findAll(wanted)
+      .then((found) => {
+        for (const [uid, namespace] of found) capture.setNamespace(uid, namespace);
+      })
+      .catch((error: unknown) => logger.warn('cannot look for pod namespaces', { error }))
+      .finally(() => {
+        searching = false;
+      });
   };
 
   const save = (): void => {
@@ -335,6 +358,7 @@ export function createAgent(options: AgentOptions): Agent {
         complete();
         tellState();
       };
+      const searcher = clock.every(SEARCH_MS, search);
       if (restored) finish();
       clock.after(REPORT_HOLD_MS, () => {
         holdingReports = false;
@@ -351,6 +375,7 @@ export function createAgent(options: AgentOptions): Agent {
       );
       await running;
       heartbeat.cancel();
+      searcher.cancel();
       capture.stop();
     },
     receive(message) {
@@ -358,7 +383,24 @@ export function createAgent(options: AgentOptions): Agent {
       retired = true;
       capture.retire();
     },
-    setNamespace: (uid, namespace) => capture.setNamespace(uid, namespace),
-    knowsPod: (uid) => localPods.has(uid),
+    async handleCni(request) {
+      const { command, podUid, containerId } = request;
+      if (command === 'del') {
+        await options.namespaces.forget(podUid, containerId);
+        capture.setNamespace(podUid, undefined);
+        return;
+      }
+      capture.setNamespace(podUid, await options.namespaces.learn(request));
+      // A pod the controller has not told of yet is captured as soon as it has.
+      if (!localPods.has(podUid)) return;
+      const timeout = new AbortController();
+      const timer = clock.after(CNI_WAIT_MS, () => {
+        const told = capture.reports.find((candidate) => candidate.podUid === podUid);
+        const reason = told?.reason ?? 'unknown reason';
+        const message = `Cannot capture pod "${request.podNamespace}/${request.podName}" in ${CNI_WAIT_MS / 1000} s: ${reason}`;
+        timeout.abort(new MeshError('MESH_DEADLINE_EXCEEDED', message, { retryable: true }));
+      });
+      await capture.whenSettled(podUid, timeout.signal).finally(() => timer.cancel());
+    },
   };
 }

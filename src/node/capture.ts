@@ -20,16 +20,11 @@ import type { CertificateStore, Retention } from '../identity/certificate-store.
 import type { WorkloadCertificate } from '../identity/workload-certificate.ts';
 import { attachPod, type AttachedPod } from '../redirect/attach.ts';
 import type { RedirectContext } from '../redirect/context.ts';
+import type { PodNamespace } from '../redirect/namespaces.ts';
 import type { Reconciler } from '../redirect/reconcile.ts';
 
 const LINGER_MS = 5000;
 const RETRY = { initialMs: 200, maxMs: 10_000 } as const;
-
-/** A network namespace that was proven to be a pod's. */
-export interface PodNamespace {
-  readonly path: string;
-  readonly inode: number;
-}
 
 export interface CaptureOptions {
   readonly clock: Clock;
@@ -58,6 +53,8 @@ export interface Capture {
   poke(): void;
   readonly captured: readonly CapturedPod[];
   readonly reports: readonly CaptureReport[];
+  /** Enrolled pods whose namespace is not known. */
+  readonly homeless: ReadonlySet<PodUid>;
   /** Resolves when the pod is captured, or at once if it need not be; rejects with why it cannot be. */
   whenSettled(uid: PodUid, signal: AbortSignal): Promise<void>;
   /** Captures nothing new and takes nothing away from now on: a successor does. */
@@ -139,14 +136,13 @@ export function createCapture(options: CaptureOptions): Capture {
     entry.lingerUntilMs = undefined;
     const captured: CapturedPod = {
       pod,
-      netnsPath: namespace.path,
-      netnsInode: namespace.inode,
+      ...namespace,
     };
     const identity = formatIdentity(pod);
     const old = entry.published;
     const moved =
       old !== undefined &&
-      (old.netnsInode !== namespace.inode || formatIdentity(old.pod) !== identity);
+      (old.netnsInode !== namespace.netnsInode || formatIdentity(old.pod) !== identity);
     if (moved) await forget(entry);
     if (entry.published === undefined || !samePod(entry.published.pod, pod)) {
       const probesChanged = entry.published !== undefined;
@@ -252,6 +248,12 @@ export function createCapture(options: CaptureOptions): Capture {
   return {
     get captured() {
       return published();
+    },
+    get homeless() {
+      const uids = [...entries.values()]
+        .filter(({ pod, namespace }) => pod?.enrolled === true && namespace === undefined)
+        .map(({ uid }) => uid);
+      return new Set(uids);
     },
     get reports() {
       return reports();
