@@ -33,7 +33,7 @@ export function openPodNamespace(
 }
 
 /** Whether an inode is that of the node or of this process: never a pod's. */
-export function isNodeNamespace(context: RedirectContext, inode: number): boolean {
+function isNodeNamespace(context: RedirectContext, inode: number): boolean {
   return inode === context.nodeNamespace.inode || inode === ownNamespaceInode(context.native);
 }
 
