@@ -15,7 +15,7 @@ import { ResourceCache } from './resource-cache.ts';
 import type { DiscoveryServerMetrics } from './server-metrics.ts';
 import type { ClientInfo, DiscoveryServerOptions, View } from './server.ts';
 import { Subscription, type Batch } from './subscription.ts';
-import { TYPE_ORDER, typeLabel } from './type-urls.ts';
+import { TYPE_ORDER, TYPE_URL, typeLabel } from './type-urls.ts';
 import {
   decodeDeltaRequest,
   encodeResources,
@@ -35,6 +35,11 @@ export const FIRST_REQUEST_TIMEOUT_MS = 10_000;
 /** Requests that are read without delay; above, the client waits. ACKs are requests too. */
 const REQUESTS_BURST = 1_000;
 export const REQUESTS_PER_SECOND = 500;
+/**
+ * How long addresses wait for the client to ask for policies. ztunnel asks for both at once but for addresses
+ * first, and the two requests may be read in different turns.
+ */
+export const POLICY_GRACE_MS = 100;
 
 export interface ServerStreamParts<C extends ClientInfo, P> {
   readonly options: DiscoveryServerOptions<C, P>;
@@ -50,6 +55,7 @@ interface TypeState {
   readonly order: number;
   /** The nonce the client has not answered yet. */
   outstanding: string | undefined;
+  readonly openedMs: number;
   lastPushMs: number;
   /** An answer to a request, or the next part of one, is sent without waiting for the interval. */
   urgent: boolean;
@@ -189,6 +195,7 @@ export class ServerStream<C extends ClientInfo, P> {
       cache,
       order: place < 0 ? TYPE_ORDER.length : place,
       outstanding: undefined,
+      openedMs: this.#parts.options.clock.nowMs(),
       lastPushMs: -Infinity,
       urgent: true,
       stopListening: cache.onChange((names) => {
@@ -263,11 +270,20 @@ export class ServerStream<C extends ClientInfo, P> {
     }
     if (first === undefined || first.outstanding !== undefined) return undefined;
     const { clock } = this.#parts.options;
-    const waitMs = first.lastPushMs + this.#parts.pushIntervalMs - clock.nowMs();
-    if (first.urgent || waitMs <= 0) return first;
+    const intervalEndMs = first.urgent ? -Infinity : first.lastPushMs + this.#parts.pushIntervalMs;
+    const graceEndMs = this.#lacksPolicies(first) ? first.openedMs + POLICY_GRACE_MS : -Infinity;
+    const waitMs = Math.max(intervalEndMs, graceEndMs) - clock.nowMs();
+    if (waitMs <= 0) return first;
     this.#wakeTimer?.cancel();
     this.#wakeTimer = clock.after(waitMs, () => this.#wakeSender());
     return undefined;
+  }
+
+  /** Addresses are due, and policies, which should go before them, have not been asked for. */
+  #lacksPolicies(type: TypeState): boolean {
+    if (type.subscription.typeUrl !== TYPE_URL.address) return false;
+    const { authorization } = TYPE_URL;
+    return !this.#types.has(authorization) && this.#view?.has(authorization) === true;
   }
 
   async #push(type: TypeState): Promise<void> {

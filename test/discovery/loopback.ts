@@ -28,11 +28,7 @@ import {
   type DiscoveryServer,
   type DiscoveryServerOptions,
 } from '../../src/discovery/server.ts';
-import {
-  acceptGrpcSocket,
-  openSession,
-  type SessionShares,
-} from '../../src/discovery/transport.ts';
+import { acceptGrpcSocket, type SessionShares } from '../../src/discovery/transport.ts';
 import { DISCOVERY_PATH } from '../../src/discovery/wire-messages.ts';
 import { createWireResource, type WireResource } from '../../src/discovery/wire-resource.ts';
 import type { H2Session } from '../../src/http/h2/contract.ts';
