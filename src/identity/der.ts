@@ -194,7 +194,7 @@ function readValue(
 function checkUniversal(value: DerValue, bytes: Buffer, start: number, end: number): void {
   const { tag } = value;
   const isConstructed = (tag & 0x20) !== 0;
-  const isContainer = tag === DER.SEQUENCE || tag === DER.SET;
+  const isContainer = (tag | 0x20) === DER.SEQUENCE || (tag | 0x20) === DER.SET;
   if (isConstructed !== isContainer) throw new DerFault(`tag 0x${tag.toString(16)} is not DER`);
   const length = end - start;
   const first = bytes[start] ?? 0;

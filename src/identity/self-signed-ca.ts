@@ -261,13 +261,15 @@ function loadState(
 }
 
 function parseStored(text: string): StoredState {
-  let value: Partial<Record<keyof StoredState, unknown>>;
+  let value: unknown;
   try {
-    value = JSON.parse(text) as typeof value;
+    value = JSON.parse(text);
   } catch {
     throw damaged('it is not JSON');
   }
-  const { format, trustDomain, generation, phase, roots, intermediate } = value;
+  if (typeof value !== 'object' || value === null) throw damaged('it is not an object');
+  const fields: Partial<Record<keyof StoredState, unknown>> = value;
+  const { format, trustDomain, generation, phase, roots, intermediate } = fields;
   const isText = (item: unknown): item is string => typeof item === 'string';
   if (
     format !== 1 ||

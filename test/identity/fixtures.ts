@@ -7,6 +7,8 @@ import { createSystemRandom } from '../../src/base/system-random.ts';
 import type { SpiffeId } from '../../src/core/identity.ts';
 import type { CertificateAuthority } from '../../src/identity/ca.ts';
 import type { CaStorage } from '../../src/identity/ca-storage.ts';
+import { readCertificate } from '../../src/identity/certificate-reader.ts';
+import { readDer } from '../../src/identity/der.ts';
 import { createKeyPair, privateKeyPem } from '../../src/identity/keys.ts';
 import { openSelfSignedCa, type SelfSignedCa } from '../../src/identity/self-signed-ca.ts';
 import {
@@ -69,4 +71,13 @@ export function issueTestCertificate(
   return unwrap(
     createWorkloadCertificate(identity, privateKeyPem(keys.privateKey), issued.chainPem),
   );
+}
+
+/** The parts of a certificate's body that depend on neither serial number nor validity. */
+export function invariantParts(der: Buffer): string[] {
+  const { signedDer } = unwrap(readCertificate(der));
+  const { children } = unwrap(readDer(signedDer));
+  return children
+    .filter((_, index) => index !== 1 && index !== 4)
+    .map(({ raw }) => raw.toString('hex'));
 }

@@ -52,7 +52,7 @@ interface Ends {
 }
 
 /** One handshake; the client sends four bytes at once, as an eager peer does. */
-async function handshake(ends: Ends): Promise<Outcome> {
+async function handshake(ends: Ends, createProxy?: (port: number) => net.Server): Promise<Outcome> {
   const nowMs = createSystemClock().wallMs();
   const seen = {
     client: undefined as Result<PeerIdentity> | undefined,
@@ -88,7 +88,10 @@ async function handshake(ends: Ends): Promise<Outcome> {
   });
   listener.listen(0, '127.0.0.1');
   await once(listener, 'listening');
-  const raw = net.connect((listener.address() as net.AddressInfo).port, '127.0.0.1');
+  const proxy = createProxy?.((listener.address() as net.AddressInfo).port);
+  if (proxy !== undefined) await once(proxy.listen(0, '127.0.0.1'), 'listening');
+  const { port } = (proxy ?? listener).address() as net.AddressInfo;
+  const raw = net.connect(port, '127.0.0.1');
   raw.on('error', () => {});
   const socket = tls.connect({ socket: raw, ...ends.clientOptions });
   socket.on('error', (error) => {
@@ -108,8 +111,9 @@ async function handshake(ends: Ends): Promise<Outcome> {
   });
   socket.on('data', () => {});
   await once(socket, 'close').catch(() => {});
-  listener.close();
-  await once(listener, 'close');
+  for (const server of [proxy, listener]) {
+    if (server !== undefined) await once(server.close(), 'close');
+  }
   return seen;
 }
 
@@ -394,6 +398,38 @@ t.test('handshakes never fail while the root is rotated (T129)', async (t) => {
   if (first === undefined) throw new Error('no node');
   const outcome = await handshake(ends(first.certificate, stale, first.bundle));
   t.equal(outcome.client?.ok, false, 'what no root vouches for is refused');
+});
+
+t.test('bytes that arrive together with a false certificate are not delivered', async (t) => {
+  const good = ends(cart, web, ca.bundle);
+  const stranger = issueTestCertificate(await createTestCa(), spiffeId('web'));
+  // A proxy that holds what the client sends after its hello, so that Finished and data come in one read.
+  const joined = (port: number): net.Server => {
+    const proxy = net.createServer((raw) => {
+      const onward = net.connect(port, '127.0.0.1');
+      onward.on('error', () => raw.destroy());
+      raw.on('error', () => onward.destroy());
+      onward.pipe(raw);
+      let held: Buffer | undefined;
+      let chunks = 0;
+      raw.on('data', (chunk: Buffer) => {
+        if (++chunks === 1) onward.write(chunk);
+        else if (held !== undefined) held = Buffer.concat([held, chunk]);
+        else {
+          held = chunk;
+          setTimeout(() => onward.end(held ?? chunk), 20);
+        }
+      });
+    });
+    return proxy;
+  };
+  const honest = await handshake(good, joined);
+  t.equal(honest.client?.ok, true);
+  t.equal(honest.bytes, 4, 'the joint write works');
+  const context = createMeshSecureContext(stranger, ca.bundle);
+  const forged = await handshake({ ...good, clientOptions: tunnelClientOptions(context) }, joined);
+  t.equal(forged.client?.ok, false);
+  t.equal(forged.bytes, 0);
 });
 
 /** A connection to a controller; resolves with the error, or undefined when it stood. */
