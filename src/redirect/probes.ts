@@ -29,8 +29,8 @@ export interface ProbeRulesOptions {
 }
 
 export const PROBE_TABLE = 'nodemesh_probes';
-/** 250 pods with a few addresses and ports each; far more than a node runs. */
-export const PROBE_TARGETS_MAX = 16_384;
+/** 250 pods with two addresses and eight ports each. */
+export const PROBE_TARGETS_MAX = 4_096;
 
 function elements(targets: readonly ProbeTarget[]): string {
   return targets.map(({ ip, port }) => `${ip} . ${port}`).join(', ');

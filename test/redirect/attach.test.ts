@@ -211,3 +211,64 @@ void t.test(
     t.equal(await codeOf(attachPod(context, many)), 'MESH_RULES_FAILED', 'lo is down');
   },
 );
+
+void t.test('a pod with IPv6 switched off is captured for IPv4', { skip }, async (t) => {
+  const { native, network, pod, out, context, captured } = setUpPod(t, FAMILIES[0]);
+  const off = ['net.ipv6.conf.all.disable_ipv6=1', 'net.ipv6.conf.default.disable_ipv6=1'];
+  network.run('pod', 'sysctl', '-qw', ...off, 'net.ipv6.conf.lo.disable_ipv6=1');
+  const attached = await attachPod(context, captured);
+  t.same(await attached.check(), []);
+  const inbound = await serveIn(native, pod, 15006, 'inbound', { ours: true });
+  t.equal(await askOnce(native, out, '10.79.0.2', 8080), 'inbound:hi');
+  t.match(inbound.arrivals, [{ from: '10.79.0.1', wanted: '10.79.0.2:8080' }]);
+  await attached.release();
+  await inbound.close();
+});
+
+void t.test('strict reverse-path filtering changes nothing', { skip }, async (t) => {
+  const { native, network, pod, out, context, captured } = setUpPod(t, FAMILIES[0]);
+  const strict = ['all', 'default', 'eth0', 'lo'].map(
+    (device) => `net.ipv4.conf.${device}.rp_filter=1`,
+  );
+  network.run('pod', 'sysctl', '-qw', ...strict);
+  const attached = await attachPod(context, captured);
+  const app = await serveIn(native, pod, 8080, 'app');
+  const inbound = await serveIn(native, pod, 15006, 'inbound', { ours: true });
+  t.equal(await askOnce(native, out, '10.79.0.2', 8080), 'inbound:hi');
+  const source = { address: '10.79.0.1', port: 0 };
+  const kept = { marked: true, transparent: true, source };
+  t.equal(await askOnce(native, pod, '10.79.0.2', 8080, kept), 'app:hi');
+  t.equal(app.arrivals[0]?.from, '10.79.0.1');
+  await Promise.all([app.close(), inbound.close()]);
+  await attached.release();
+});
+
+void t.test(
+  'one client’s address carries more connections than it has ports',
+  { skip },
+  async (t) => {
+    const { native, network, pod, context, captured } = setUpPod(t, FAMILIES[2]);
+    const attached = await attachPod(context, captured);
+    // Few ports, so that the same one must serve several destinations.
+    network.run('pod', 'sysctl', '-qw', 'net.ipv4.ip_local_port_range=40000 40009');
+    const servers = await Promise.all(
+      [8080, 8081, 8082].map((port) => serveIn(native, pod, port, `app`)),
+    );
+    for (const [podIp, address] of [
+      ['10.79.0.2', '10.79.0.1'],
+      ['fd79::2', 'fd79::1'],
+    ] as const) {
+      const kept = { marked: true, transparent: true, source: { address, port: 0 } };
+      const sockets = await Promise.all(
+        Array.from({ length: 24 }, (_, i) => dialIn(native, pod, podIp, 8080 + (i % 3), kept)),
+      );
+      t.same(
+        new Set(await Promise.all(sockets.map((socket) => ask(socket, '1')))),
+        new Set(['app:1']),
+      );
+      for (const socket of sockets) socket.destroy();
+    }
+    await Promise.all(servers.map((server) => server.close()));
+    attached.close();
+  },
+);

@@ -63,6 +63,7 @@ export function createTestNetwork(): TestNetwork {
   const removeAll = (): void => {
     for (const name of names) spawnSync('ip', ['netns', 'del', fullName(name)]);
     names.clear();
+    process.off('exit', removeAll);
   };
   process.once('exit', removeAll);
   return {
