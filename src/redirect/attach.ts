@@ -31,6 +31,8 @@ export interface AttachedPod {
   readonly namespace: NetworkNamespace;
   /** What stands differently from what was set, as words; empty when all is well, and when not attached. */
   check(): Promise<readonly string[]>;
+  /** Whether our rules stand in any form, attached or detached. */
+  isPresent(): Promise<boolean>;
   /** Checks, and sets everything again if anything is found; answers what was found. */
   repair(): Promise<readonly string[]>;
   /** Sets everything again (also after `detach`). */
@@ -66,6 +68,15 @@ export async function attachPod(
     namespace.close();
     throw error;
   }
+}
+
+/**
+ * A handle on what an earlier agent may have left in a pod, changing nothing: to `detach` and `release` a pod that
+ * was un-enrolled while no agent lived. `check` and `repair` find nothing until `apply`.
+ */
+export function adoptPod(context: RedirectContext, captured: CapturedPod): AttachedPod {
+  const namespace = openPodNamespace(context, captured.netnsPath, captured.netnsInode);
+  return createAttachedPod(context, captured, namespace);
 }
 
 /** Addresses in a namespace prove nothing (NET_ADMIN sets them); none of the pod's own is proof against (T47). */
@@ -199,6 +210,14 @@ function createAttachedPod(
     captured,
     namespace,
     check: () => inTurn(async () => (attached ? findings() : [])),
+    isPresent: () =>
+      inTurn(() =>
+        listRules().then(
+          () => true,
+          // nft fails for a table that is not there.
+          () => false,
+        ),
+      ),
     apply: () => inTurn(applyAll),
     detach: () => inTurn(detach),
     release: () => inTurn(release),

@@ -9,7 +9,7 @@ import { shutdownDescriptor, descriptorOf } from '../../src/linux/descriptors.ts
 import { createListener } from '../../src/linux/sockets.ts';
 import { openPacketCapture } from '../../src/linux/capture.ts';
 import { parseTcpFrame } from '../../src/linux/frames.ts';
-import { attachPod } from '../../src/redirect/attach.ts';
+import { adoptPod, attachPod } from '../../src/redirect/attach.ts';
 import type { RedirectContext } from '../../src/redirect/context.ts';
 import { reasonToSkip } from '../support/network-namespace.ts';
 import { FAMILIES, setUpPod } from './pod-network.ts';
@@ -270,5 +270,28 @@ void t.test(
     }
     await Promise.all(servers.map((server) => server.close()));
     attached.close();
+  },
+);
+
+void t.test(
+  'a pod attached by an earlier agent is detached by its successor',
+  { skip },
+  async (t) => {
+    const { native, network, pod, out, context, captured } = setUpPod(t, FAMILIES[2]);
+    const nothing = adoptPod(context, captured);
+    t.equal(await nothing.isPresent(), false);
+    nothing.close();
+    (await attachPod(context, captured)).close();
+    const app = await serveIn(native, pod, 8080, 'app');
+    t.equal(await attempt(native, out, '10.79.0.2', 8080), 'ECONNREFUSED', 'stays refusing');
+    const adopted = adoptPod(context, captured);
+    t.equal(await adopted.isPresent(), true);
+    t.same(await adopted.repair(), [], 'adopting sets nothing');
+    await adopted.detach();
+    t.equal(await askOnce(native, out, '10.79.0.2', 8080), 'app:hi');
+    t.equal(await adopted.isPresent(), true);
+    await adopted.release();
+    t.equal(network.run('pod', 'nft', 'list', 'ruleset'), '');
+    await app.close();
   },
 );
