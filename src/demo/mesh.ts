@@ -4,16 +4,22 @@
  * part is the product's own program in its own process; only the network and the pods' programs are the demo's.
  */
 
+import { X509Certificate } from 'node:crypto';
 import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync, existsSync } from 'node:fs';
 import { get } from 'node:http';
+import { Socket } from 'node:net';
 import { join } from 'node:path';
 
 import { MeshError } from '../base/errors.ts';
+import { openNamespace } from '../linux/namespaces.ts';
+import type { Native } from '../linux/native.ts';
+import { createConnector } from '../linux/sockets.ts';
 import { killInNamespaces, startPodProcess, startProcess } from './processes.ts';
 import type { DemoProcess, PodProcess } from './processes.ts';
 import { createTopology, type Topology, type TopologyNode, type TopologyPod } from './topology.ts';
 
 export interface MeshOptions {
+  readonly native: Native;
   /** Prefix of the namespaces, short; one mesh per prefix. */
   readonly prefix: string;
   /** Folder for manifests, state, sockets and logs; made anew. Short: socket paths are limited. */
@@ -52,6 +58,7 @@ export interface NodeProxy {
 const READY_TIMEOUT_MS = 30_000;
 const POLL_MS = 50;
 const CNI_TIMEOUT_MS = 15_000;
+const HTTP_TIMEOUT_MS = 2000;
 
 export const wait = (ms: number): Promise<void> =>
   new Promise((resolve) => void setTimeout(resolve, ms));
@@ -186,7 +193,8 @@ export class DemoMesh {
 
   /** What a node proxy answers on its readiness port; undefined when nobody answers. */
   readiness(node: TopologyNode): Promise<{ status: number; body: string } | undefined> {
-    return httpGet(`http://${node.ip}:15021/healthz/ready`);
+    const { native } = this.#options;
+    return httpGet(native, this.topology.hub.netns, node.ip, 15_021, '/healthz/ready');
   }
 
   async waitReady(proxy: NodeProxy): Promise<number> {
@@ -204,6 +212,23 @@ export class DemoMesh {
     } catch (error) {
       return this.#explain(name, `is not ready (${last}): ${String(error)}`);
     }
+  }
+
+  /** Waits until a successor is ready and its predecessor no longer answers for the node. */
+  async waitHandedOver(old: NodeProxy | undefined, successor: NodeProxy): Promise<void> {
+    if (old !== undefined) {
+      await until(`${old.node.name} is handed over`, READY_TIMEOUT_MS, () =>
+        readFileSync(old.logFile, 'utf8').includes('a successor serves this node'),
+      );
+    }
+    await this.waitReady(successor);
+  }
+
+  /** SHA-256 fingerprints of the roots the controller publishes now. */
+  trustedRoots(): string[] {
+    const text = readFileSync(join(this.#options.dir, 'trust', 'root-cert.pem'), 'utf8');
+    const blocks = text.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? [];
+    return blocks.map((pem) => new X509Certificate(pem).fingerprint256.replaceAll(':', ''));
   }
 
   /** Makes the pod's network, announces it to its node, then starts its program: the order of a kubelet. */
@@ -264,16 +289,40 @@ export class DemoMesh {
   }
 }
 
-export function httpGet(url: string): Promise<{ status: number; body: string } | undefined> {
+/** One GET from inside a namespace; undefined when nobody answers in two seconds. */
+export function httpGet(
+  native: Native,
+  netns: string,
+  host: string,
+  port: number,
+  path: string,
+): Promise<{ status: number; body: string } | undefined> {
   return new Promise((resolve) => {
-    const request = get(url, { timeout: 2000 }, (response) => {
+    const namespace = openNamespace(native, netns);
+    const request = get({
+      host,
+      port,
+      path,
+      timeout: HTTP_TIMEOUT_MS,
+      createConnection: () => {
+        const fd = createConnector(native, namespace, { family: 'ipv4', marked: false });
+        const socket = new Socket({ fd });
+        socket.on('error', () => resolve(undefined));
+        return socket.connect({ host, port });
+      },
+    });
+    const finish = (answer: { status: number; body: string } | undefined): void => {
+      namespace.close();
+      resolve(answer);
+    };
+    request.on('error', () => finish(undefined));
+    request.on('timeout', () => request.destroy());
+    request.on('response', (response) => {
       let body = '';
       response.setEncoding('utf8');
       response.on('data', (text: string) => (body += text));
-      response.on('error', () => resolve(undefined));
-      response.on('end', () => resolve({ status: response.statusCode ?? 0, body }));
+      response.on('error', () => finish(undefined));
+      response.on('end', () => finish({ status: response.statusCode ?? 0, body }));
     });
-    request.on('error', () => resolve(undefined));
-    request.on('timeout', () => request.destroy());
   });
 }
