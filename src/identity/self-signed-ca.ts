@@ -7,6 +7,7 @@
  * - `trust`: the new root is published beside the old one, which still issues. Go on when every node has
  *   acknowledged the bundle.
  * - `issue`: the new one issues, both are trusted. Go on when every certificate in use has been issued anew.
+ * - The generation of the bundle starts at 1 and grows in `trust` and in `steady`, so half of it counts rotations.
  * - A step is stored before it takes effect, as one replacement, so a restart finds it done or not begun.
  * - No root is ever invented where one has been: state without its keys, keys without their state, or a caller
  *   who knows of identities (`mustExist`) end in `MESH_CA_KEY_MISSING` (T132).

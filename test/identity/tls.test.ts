@@ -495,7 +495,10 @@ t.test('a node gives its token to the right controller only (T07)', async (t) =>
   const other = await createTestCa();
   const foreign = other.bundle.domains.get('cluster.local')?.map(({ pem }) => pem) ?? [];
   t.type(await discover(context, host('10.0.0.9'), foreign), 'string', 'another root');
-  t.throws(() => discoveryClientOptions({ rootsPem: [], expected: wrong }), {
-    code: 'MESH_CONFIG_INVALID',
-  });
+  const leaf = web.chainPem[0] ?? '';
+  for (const rootsPem of [[], [''], ['rubbish'], [...roots, 'rubbish'], [leaf]]) {
+    t.throws(() => discoveryClientOptions({ rootsPem, expected: wrong }), {
+      code: 'MESH_CONFIG_INVALID',
+    });
+  }
 });
