@@ -15,7 +15,9 @@ import { authorizationView } from './authorization.ts';
 import {
   acknowledgedEnrolment,
   enrolmentEffect,
+  foreignTunnel,
   initialEnrolment,
+  NEVER_ENROLLED,
   nextEnrolment,
   wantsEnrolment,
   type Enrolment,
@@ -29,6 +31,7 @@ import type {
   ObjectChange,
   ObjectCondition,
   ObjectKey,
+  Pod,
 } from './objects.ts';
 import {
   CONVERTED_PREFIX,
@@ -93,6 +96,7 @@ export class World {
   readonly #istioLabels: boolean;
   /** Each counts once: what comes later under a UID was not captured before. */
   readonly #restored: Set<PodUid>;
+  #enrolmentVersion = 0;
   #pending: Publication = createPublication();
   /** Something is in `#pending` that no mark stands for. */
   #pendingUsed = true;
@@ -120,6 +124,11 @@ export class World {
     return this.#state.pods;
   }
 
+  /** Grows whenever some pod takes a step in or out of the mesh. */
+  get enrolmentVersion(): number {
+    return this.#enrolmentVersion;
+  }
+
   get hasChanges(): boolean {
     return this.#pendingUsed || !this.#marks.isEmpty;
   }
@@ -128,11 +137,16 @@ export class World {
     this.#state.apply(change);
   }
 
-  /** Reports of one node about its own pods; what it says about others is ignored. */
+  /**
+   * Everything one node reports; a pod that is missing is one it says nothing about any more. What it says
+   * about other nodes' pods is ignored.
+   */
   report(node: string, reports: Iterable<CaptureReport>): void {
-    for (const report of reports) {
-      const record = this.pods.byUid(report.podUid);
-      if (record === undefined || record.pod.node !== node) continue;
+    const byUid = new Map<PodUid, CaptureReport>();
+    for (const report of reports) byUid.set(report.podUid, report);
+    for (const record of this.pods.onNode(node)) {
+      const report = byUid.get(record.pod.uid);
+      if (sameReport(record.report, report)) continue;
       record.report = report;
       this.#marks.pods.add(record.name);
     }
@@ -145,6 +159,10 @@ export class World {
     this.#marks.nodes.add(node);
   }
 
+  disconnect(node: string): void {
+    if (this.#connected.delete(node)) this.#marks.nodes.add(node);
+  }
+
   /** Those whom a settlement concerned have acknowledged, or had their time. */
   settle(settlement: Settlement): void {
     if (settlement.kind === 'policy') {
@@ -153,7 +171,7 @@ export class World {
     }
     const record = this.pods.byUid(settlement.podUid);
     if (record?.enrolment === undefined || record.epoch !== settlement.epoch) return;
-    setEnrolment(record, acknowledgedEnrolment(record.enrolment));
+    this.#setEnrolment(record, acknowledgedEnrolment(record.enrolment));
     this.#marks.pods.add(record.name);
   }
 
@@ -169,6 +187,14 @@ export class World {
     }
   }
 
+  /** Pods whose node serves them, and whether they are published as HBONE. */
+  *attachedPods(): Iterable<{ readonly pod: Pod; readonly tunnelled: boolean }> {
+    for (const { pod, enrolment } of this.pods.all()) {
+      const effect = enrolment && enrolmentEffect(enrolment);
+      if (effect?.attached === true) yield { pod, tunnelled: effect.hbone };
+    }
+  }
+
   /** Pods published as HBONE, to be restored by the next life of the controller. */
   *tunnelledPods(): Iterable<PodUid> {
     for (const { pod, enrolment } of this.pods.all()) {
@@ -176,9 +202,11 @@ export class World {
     }
   }
 
-  /** Whether the pod's node serves it now. */
-  isAttached(record: PodRecord): boolean {
-    return record.enrolment !== undefined && enrolmentEffect(record.enrolment).attached;
+  /** Whether the pod's node serves it now: ours, or that of another HBONE data plane which captured it. */
+  isAttached({ pod, enrolment }: PodRecord): boolean {
+    if (enrolment !== undefined && enrolmentEffect(enrolment).attached) return true;
+    const never = NEVER_ENROLLED.includes(pod.meta.namespace);
+    return !never && foreignTunnel(pod) === 'captured';
   }
 
   /** Yields between small steps; returns what changed. Only one may run at a time. */
@@ -296,12 +324,12 @@ export class World {
     const namespace = this.#state.namespaces.get(pod.meta.namespace);
     const wanted = !isTerminal(pod) && wantsEnrolment(pod, namespace, this.#istioLabels);
     if (record.enrolment === undefined) {
-      setEnrolment(record, initialEnrolment(pod, wanted, this.#restored.delete(pod.uid)));
+      this.#setEnrolment(record, initialEnrolment(pod, wanted, this.#restored.delete(pod.uid)));
     }
     for (let now = record.enrolment; now !== undefined; now = record.enrolment) {
       const next = nextEnrolment(now, wanted, record.report?.state === 'captured');
       if (next === now) break;
-      setEnrolment(record, next);
+      this.#setEnrolment(record, next);
     }
     const effect = enrolmentEffect(record.enrolment ?? { phase: 'plain', wasPlain: true });
     if (effect.waitsFor !== 'nobody' && record.askedEpoch !== record.epoch) {
@@ -310,6 +338,12 @@ export class World {
       record.askedEpoch = record.epoch;
     }
     return effect;
+  }
+
+  #setEnrolment(record: PodRecord, enrolment: Enrolment): void {
+    record.enrolment = enrolment;
+    record.epoch++;
+    this.#enrolmentVersion++;
   }
 
   #viewNode(node: string, out: Publication): void {
@@ -362,7 +396,6 @@ function* addressesOf(endpoints: EndpointSlice['endpoints']): Iterable<IpAddress
   for (const { addresses } of endpoints) yield* addresses;
 }
 
-function setEnrolment(record: PodRecord, enrolment: Enrolment): void {
-  record.enrolment = enrolment;
-  record.epoch++;
+function sameReport(a: CaptureReport | undefined, b: CaptureReport | undefined): boolean {
+  return a?.state === b?.state && a?.reason === b?.reason;
 }

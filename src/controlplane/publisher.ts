@@ -1,0 +1,161 @@
+/**
+ * Turns changes of the world into updates of the caches: gathers what comes within a moment into one batch,
+ * works in slices that leave the loop to others, and reports acknowledgements back to the world.
+ *
+ * - One batch runs at a time; what arrives meanwhile is in it or makes the next one.
+ * - Nothing is published before `start`: until the source has told everything once, what is missing would
+ *   look deleted.
+ * - Who is in the mesh is stored before it is published, so that a restart never takes it back.
+ */
+
+import type { Clock, Timer } from '../base/clock.ts';
+import type { Logger } from '../base/logger.ts';
+import { createTimeSlice } from '../base/time-slice.ts';
+import { TYPE_URL } from '../discovery/type-urls.ts';
+import type { Acknowledgements } from './acknowledgements.ts';
+import type { CaptureStore } from './capture-store.ts';
+import type { Publication } from './publication.ts';
+import type { ResourceCaches } from './resource-caches.ts';
+import type { World } from './world.ts';
+
+export interface PublisherOptions {
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly world: World;
+  readonly caches: ResourceCaches;
+  readonly acknowledgements: Acknowledgements;
+  readonly captureStore: CaptureStore;
+  /** After each batch. */
+  readonly onPublished: () => void;
+  /** How long changes are gathered. Default 50. */
+  readonly gatherMs?: number;
+  /** The longest wait for an acknowledgement before things go on without it. Default 5,000. */
+  readonly acknowledgeLimitMs?: number;
+}
+
+export interface Publisher extends AsyncDisposable {
+  /** Publishes what is there; resolves when it is in the caches. Then keeps publishing. */
+  start(): Promise<void>;
+  /** Something in the world has changed. */
+  poke(): void;
+  /** Resolves when everything known now is published. */
+  flush(): Promise<void>;
+  readonly batchCount: number;
+}
+
+const GATHER_DEFAULT_MS = 50;
+const ACKNOWLEDGE_LIMIT_DEFAULT_MS = 5_000;
+/** Writing a large mesh's list with every batch would be most of the work. */
+const SAVE_PERIOD_MS = 1_000;
+
+export function createPublisher(options: PublisherOptions): Publisher {
+  const { clock, logger, world, caches, acknowledgements, captureStore } = options;
+  const { gatherMs = GATHER_DEFAULT_MS } = options;
+  const limitMs = options.acknowledgeLimitMs ?? ACKNOWLEDGE_LIMIT_DEFAULT_MS;
+  const slice = createTimeSlice(clock);
+  const state = { started: false, closed: false };
+  let timer: Timer | undefined;
+  let saveTimer: Timer | undefined;
+  let running: Promise<void> | undefined;
+  let batchCount = 0;
+  let savedVersion = 0;
+  let savedMs = -Infinity;
+
+  const collect = async (): Promise<Publication> => {
+    // The time since the last batch is nobody's work.
+    await slice.yield();
+    const steps = world.collect();
+    for (let step = steps.next(); ; step = steps.next()) {
+      if (step.done === true) return step.value;
+      if (slice.spent) await slice.yield();
+    }
+  };
+
+  const save = async (): Promise<void> => {
+    const version = world.enrolmentVersion;
+    if (version === savedVersion) return;
+    savedMs = clock.nowMs();
+    try {
+      await captureStore.save(world.tunnelledPods());
+      savedVersion = version;
+    } catch (error) {
+      logger.error('Cannot save which pods are captured', { error });
+    }
+  };
+
+  const saveSoon = async (): Promise<void> => {
+    const dueMs = savedMs + SAVE_PERIOD_MS - clock.nowMs();
+    if (dueMs <= 0) return save();
+    saveTimer ??= clock.after(dueMs, () => {
+      saveTimer = undefined;
+      void save();
+    });
+  };
+
+  const awaitSettlements = ({ settlements }: Publication): void => {
+    const published = { typeUrl: TYPE_URL.address, generation: caches.address.generation };
+    for (const settlement of settlements) {
+      const node = settlement.kind === 'pod' ? settlement.node : undefined;
+      const done = (acknowledged: boolean): void => {
+        if (!acknowledged) logger.warn('Going on without acknowledgement', { settlement });
+        world.settle(settlement);
+        poke();
+      };
+      acknowledgements.wait({ published, node, limitMs, done });
+    }
+  };
+
+  const publish = async (): Promise<void> => {
+    while (world.hasChanges && !state.closed) {
+      const publication = await collect();
+      await saveSoon();
+      await caches.apply(publication, slice);
+      awaitSettlements(publication);
+      batchCount++;
+      options.onPublished();
+    }
+  };
+
+  const run = (): Promise<void> => {
+    timer?.cancel();
+    timer = undefined;
+    running ??= publish()
+      .catch((error: unknown) => logger.error('Cannot publish', { error }))
+      .finally(() => {
+        running = undefined;
+      });
+    return running;
+  };
+
+  const poke = (): void => {
+    if (!state.started || state.closed || running !== undefined || timer !== undefined) return;
+    timer = clock.after(gatherMs, () => {
+      timer = undefined;
+      void run();
+    });
+  };
+
+  return {
+    get batchCount() {
+      return batchCount;
+    },
+    async start() {
+      state.started = true;
+      await run();
+      poke();
+    },
+    poke,
+    async flush() {
+      if (!state.started) return;
+      await running;
+      await run();
+    },
+    async [Symbol.asyncDispose]() {
+      state.closed = true;
+      timer?.cancel();
+      saveTimer?.cancel();
+      await running;
+      await save();
+    },
+  };
+}
