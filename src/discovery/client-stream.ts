@@ -109,7 +109,7 @@ export class ClientStream {
       }
       const type = this.#parts.types.get(response.typeUrl);
       if (type === undefined) continue;
-      const rejections = await type.apply(response);
+      const rejections = [...response.malformed, ...(await type.apply(response))];
       if (!response.partial) type.synced = true;
       this.#answers.set(response.typeUrl, { nonce: response.nonce, rejections });
       this.wake();

@@ -46,7 +46,7 @@ export interface DiscoveryServerOptions<C extends ClientInfo, P> {
   onRejected?(client: C, typeUrl: string, rejections: readonly Rejection[]): void;
   /** The last stream of this client's id has ended. */
   onClientGone?(client: C): void;
-  /** Bounds a request; what a client holds of a whole cluster must fit. Default 32 MiB. */
+  /** Bounds a request; what a client holds of a whole cluster must fit. Default 64 MiB. */
   readonly requestMaxBytes?: number;
   /** Least time between two unasked responses of a type to a client; answers never wait. Default 20. */
   readonly pushIntervalMs?: number;
@@ -60,7 +60,7 @@ export interface DiscoveryServer<C extends ClientInfo, P> {
   disconnect(matches: (client: C) => boolean): void;
 }
 
-const REQUEST_BYTES_DEFAULT = 33_554_432;
+const REQUEST_BYTES_DEFAULT = 67_108_864;
 const PUSH_INTERVAL_DEFAULT_MS = 20;
 /** Streams in all; each costs a few kilobytes. */
 export const STREAMS_MAX = 10_000;

@@ -59,6 +59,8 @@ export interface DeltaResponse {
   readonly nonce: string;
   readonly resources: readonly WireResource[];
   readonly removed: readonly string[];
+  /** Resources that could not be read at all; the name is empty when that is why. */
+  readonly malformed: readonly Rejection[];
   /** Above 0: only acknowledges reports. */
   readonly reportSequence: number;
   readonly partial: boolean;
@@ -133,7 +135,7 @@ function encodeRejections(rejections: readonly Rejection[]): Uint8Array {
 
 /** What a response says besides its resources; comes first on the wire. */
 export function encodeResponseHead(
-  head: Omit<DeltaResponse, 'resources' | 'removed'>,
+  head: Omit<DeltaResponse, 'resources' | 'removed' | 'malformed'>,
   removed: readonly string[],
 ): Buffer {
   const writer = new WireWriter();
@@ -244,10 +246,11 @@ export async function decodeDeltaResponse(
 ): Promise<DeltaResponse> {
   const resources: WireResource[] = [];
   const removed: string[] = [];
+  const malformed: Rejection[] = [];
   let [typeUrl, systemVersion, nonce, reportSequence, partial] = ['', '', '', 0, false];
   await walk(bytes, slice, RESPONSE_VARINTS, (field, reader) => {
     if (field === 1) systemVersion = readName(reader);
-    else if (field === 2) push(resources, readResource(reader.bytes()));
+    else if (field === 2) collectResource(reader.bytes(), resources, malformed);
     else if (field === 4) typeUrl = readName(reader);
     else if (field === 5) nonce = readName(reader);
     else if (field === 6) push(removed, readName(reader));
@@ -256,7 +259,7 @@ export async function decodeDeltaResponse(
     else return false;
     return true;
   });
-  return { typeUrl, systemVersion, nonce, resources, removed, reportSequence, partial };
+  return { typeUrl, systemVersion, nonce, resources, removed, malformed, reportSequence, partial };
 }
 
 /** Fields that are numbers; all others we know are delimited. With another wire type a field is skipped. */
@@ -346,27 +349,43 @@ function readRejections(bytes: Uint8Array): Rejection[] {
   });
 }
 
-function readResource(bytes: Uint8Array): WireResource {
+/** One that cannot be read marks only itself. */
+function collectResource(bytes: Uint8Array, into: WireResource[], malformed: Rejection[]): void {
+  const seen = { name: '' };
+  try {
+    push(into, readResource(bytes, seen));
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    push(malformed, { name: seen.name, reason });
+  }
+}
+
+function readResource(bytes: Uint8Array, seen: { name: string } = { name: '' }): WireResource {
   const reader = new BinaryReader(bytes);
   const aliases: string[] = [];
   const groups: string[] = [];
-  let [name, version] = ['', ''];
+  let version = '';
   let body: Uint8Array = new Uint8Array();
   while (reader.pos < reader.len) {
     const [field, wireType] = reader.tag();
     if (wireType !== WireType.LengthDelimited) reader.skip(wireType, field);
     else if (field === 1) version = readName(reader);
     else if (field === 2) body = readAnyValue(reader.bytes());
-    else if (field === 3) name = readName(reader);
+    else if (field === 3) seen.name = readName(reader);
     else if (field === 4) aliases.push(readName(reader));
     else if (field === 1000) groups.push(readName(reader));
     else reader.skip(wireType, field);
   }
+  const { name } = seen;
   if (name === '') throw invalidField('name', 'a resource has none');
   if (aliases.length + groups.length > RESOURCE_NAMES_MAX) {
     throw invalidField('aliases', `more than ${RESOURCE_NAMES_MAX}`);
   }
-  return { name, aliases, groups, version, body };
+  if (body.length > RESOURCE_BYTES_MAX) {
+    throw invalidField('resource', `${body.length} bytes, at most ${RESOURCE_BYTES_MAX}`);
+  }
+  // A copy in Node's buffer pool: a view would keep the whole message alive.
+  return { name, aliases, groups, version, body: Buffer.from(body) };
 }
 
 function readAnyValue(bytes: Uint8Array): Uint8Array {
@@ -377,9 +396,5 @@ function readAnyValue(bytes: Uint8Array): Uint8Array {
     if (field === 2 && wireType === WireType.LengthDelimited) value = reader.bytes();
     else reader.skip(wireType, field);
   }
-  if (value.length > RESOURCE_BYTES_MAX) {
-    throw invalidField('resource', `${value.length} bytes, at most ${RESOURCE_BYTES_MAX}`);
-  }
-  // A copy in Node's buffer pool: a view would keep the whole message alive.
-  return Buffer.from(value);
+  return value;
 }

@@ -153,6 +153,22 @@ void t.test(
   },
 );
 
+void t.test(
+  'discovery client outlives a stream that ends well (MESH_DISCOVERY_STREAM_LOST)',
+  async (t) => {
+    const server = await serveLoopback(new Map([[DISCOVERY_PATH, { handle: async () => {} }]]));
+    const logger = createListLogger();
+    const { stop } = runClient(server.port, [createHeld(TYPE_URL.address)], { logger });
+    await until(() => logger.lines.length >= 2, 'two losses');
+    t.match(logger.lines[1]?.fields['error'], {
+      code: 'MESH_DISCOVERY_STREAM_LOST',
+      retryable: true,
+    });
+    await stop();
+    await server.close();
+  },
+);
+
 void t.test('discovery server ends a stream that asks for nothing', async (t) => {
   const clock = createFakeClock();
   const server = await serveDiscovery([new ResourceCache(TYPE_URL.address)], { clock });

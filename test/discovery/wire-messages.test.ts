@@ -55,6 +55,7 @@ const response = record({
   nonce: text,
   resources: fc.array(resource, { maxLength: 3 }),
   removed: texts,
+  malformed: fc.constant([]),
   reportSequence: fc.nat({ max: Number.MAX_SAFE_INTEGER }),
   partial: fc.boolean(),
 });
@@ -156,6 +157,27 @@ void t.test('delta messages survive hostile bytes with an error of ours', async 
       return orError(decodeDeltaRequest(bytes, slice));
     }),
     { numRuns: 1_000 },
+  );
+});
+
+void t.test('a resource that cannot be read marks only itself', async (t) => {
+  const good = { name: 'good', aliases: [], groups: [], version: '1', body: Buffer.from('x') };
+  const bytes = Buffer.concat([
+    encodeResources('type', [good], true),
+    encodeResources('type', [{ ...good, name: 'large', body: Buffer.alloc(1_048_577) }], true),
+    encodeResources('type', [{ ...good, name: '' }], true),
+    encodeResources('type', [{ ...good, name: 'x'.repeat(1_301) }], true),
+    Buffer.from([0x12, 2, 0x0a, 9]),
+    encodeResources('type', [{ ...good, name: 'better' }], true),
+  ]);
+  const read = await decodeDeltaResponse(bytes, slice);
+  t.same(
+    read.resources.map(({ name }) => name),
+    ['good', 'better'],
+  );
+  t.same(
+    read.malformed.map(({ name }) => name),
+    ['large', '', '', ''],
   );
 });
 
