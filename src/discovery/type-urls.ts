@@ -1,20 +1,18 @@
 /** The type URLs that name what a discovery stream carries, and the order in which a client must get them. */
 
-const PREFIX = 'type.googleapis.com/';
-
 export const TYPE_URL = {
-  address: `${PREFIX}istio.workload.Address`,
-  authorization: `${PREFIX}istio.security.Authorization`,
-  auditPolicy: `${PREFIX}nodemesh.v1.AuditPolicy`,
-  localPod: `${PREFIX}nodemesh.v1.LocalPod`,
-  nodeSettings: `${PREFIX}nodemesh.v1.NodeSettings`,
-  capturedPod: `${PREFIX}nodemesh.v1.CapturedPod`,
-  workloadSecret: `${PREFIX}nodemesh.v1.WorkloadSecret`,
-  trustBundle: `${PREFIX}nodemesh.v1.TrustBundle`,
-  captureReport: `${PREFIX}nodemesh.v1.CaptureReport`,
-  listenerReport: `${PREFIX}nodemesh.v1.ListenerReport`,
-  trafficDelta: `${PREFIX}nodemesh.v1.TrafficDelta`,
-  rejection: `${PREFIX}nodemesh.v1.Rejection`,
+  address: 'type.googleapis.com/istio.workload.Address',
+  authorization: 'type.googleapis.com/istio.security.Authorization',
+  auditPolicy: 'type.googleapis.com/nodemesh.v1.AuditPolicy',
+  localPod: 'type.googleapis.com/nodemesh.v1.LocalPod',
+  nodeSettings: 'type.googleapis.com/nodemesh.v1.NodeSettings',
+  capturedPod: 'type.googleapis.com/nodemesh.v1.CapturedPod',
+  workloadSecret: 'type.googleapis.com/nodemesh.v1.WorkloadSecret',
+  trustBundle: 'type.googleapis.com/nodemesh.v1.TrustBundle',
+  captureReport: 'type.googleapis.com/nodemesh.v1.CaptureReport',
+  listenerReport: 'type.googleapis.com/nodemesh.v1.ListenerReport',
+  trafficDelta: 'type.googleapis.com/nodemesh.v1.TrafficDelta',
+  rejection: 'type.googleapis.com/nodemesh.v1.Rejection',
 } as const;
 
 /**
