@@ -43,6 +43,8 @@ export interface ReadBuffers {
   readonly ownCount: number;
   acquire(): ReadSlot;
   release(slot: ReadSlot): void;
+  /** A whole buffer (headroom + size) for the caller's own use, outside the pool; to be recycled. */
+  lend(): Buffer;
   /** Gives the buffer away; the slot must not be used or released afterwards. False: copy instead. */
   detach(slot: ReadSlot): boolean;
   /**
@@ -75,6 +77,10 @@ export function createReadBuffers(options: ReadBuffersOptions = {}): ReadBuffers
   // Never from Node's small-buffer pool: others would write beside the kernel in the same memory page.
   const create = (): ReadSlot => toSlot(Buffer.allocUnsafeSlow(headroomBytes + sizeBytes));
   const own: ReadSlot[] = [];
+  const remove = (slot: ReadSlot): void => {
+    const last = own.pop();
+    if (last !== undefined && last !== slot) own[own.indexOf(slot)] = last;
+  };
   const free: ReadSlot[] = [];
   let turn = 0;
   return {
@@ -100,11 +106,15 @@ export function createReadBuffers(options: ReadBuffersOptions = {}): ReadBuffers
       slot.users--;
       if (slot.users === 0) free.push(slot);
     },
+    lend() {
+      const slot = free.pop();
+      if (slot === undefined) return create().whole;
+      remove(slot);
+      return slot.whole;
+    },
     detach(slot) {
-      const index = own.indexOf(slot);
-      if (index < 0 || slot.users !== 1) return false;
-      const last = own.pop();
-      if (last !== undefined && last !== slot) own[index] = last;
+      if (slot.users !== 1 || !own.includes(slot)) return false;
+      remove(slot);
       return true;
     },
     recycle(whole) {

@@ -73,11 +73,7 @@ class SocketStreamRelay implements StreamRelay, SweptRelay {
       onEnd: () => {
         if (!this.#streamDead) stream.end();
       },
-      onTaken: () => {
-        const bytes = this.#unconsumed;
-        this.#unconsumed = 0;
-        if (bytes > 0 && !this.#streamDead) stream.consume(bytes);
-      },
+      onTaken: () => this.#onTaken(),
       onFailed: (error) => {
         this.#error ??= error;
         this.#resetStream();
@@ -107,8 +103,15 @@ class SocketStreamRelay implements StreamRelay, SweptRelay {
   }
 
   #onData(chunk: Buffer): void {
-    if (this.#socket.take(chunk, this.#source)) this.#stream.consume(chunk.byteLength);
-    else this.#unconsumed += chunk.byteLength;
+    const taken = this.#socket.collect(chunk, this.#source);
+    this.#unconsumed += chunk.byteLength;
+    if (taken) this.#onTaken();
+  }
+
+  #onTaken(): void {
+    const bytes = this.#unconsumed;
+    this.#unconsumed = 0;
+    if (bytes > 0 && !this.#streamDead) this.#stream.consume(bytes);
   }
 
   #onStreamEnd(): void {

