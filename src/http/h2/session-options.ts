@@ -23,6 +23,8 @@ export interface H2SessionOptions {
   readonly initialWindowBytes?: number;
   /** SETTINGS_MAX_FRAME_SIZE. Default 256 KiB; 16,384 to 2^24-1. Payloads of DATA are never collected. */
   readonly maxFrameBytes?: number;
+  /** Told what a handler or listener threw; the session and its other streams go on. Must not throw. */
+  readonly onHandlerError?: (error: unknown) => void;
   /** Told once per session that was destroyed because it did not close by itself (T71). */
   readonly onReaped?: () => void;
 }

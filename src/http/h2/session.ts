@@ -103,6 +103,8 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
     this.#initialWindowBytes = options.initialWindowBytes ?? STREAM_WINDOW_BYTES;
     this.#history = new StreamHistory();
     this.budget = createAbuseBudget(clock, this.limits);
+    // We gather by ourselves; Nagle would only hold answers back until the peer's delayed ACK (40 ms, tried).
+    socket.setNoDelay(true);
     this.#output = new Output(socket, () => this.sender.pump());
     this.sender = new Sender(this.#output, this.#peer, this.budget);
     this.connection = new ConnectionWindow(clock, options.windowBudget, (streamId, bytes) => {
@@ -173,7 +175,7 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
       this.#sendPing(PING_DRAIN);
       this.#drainTimer = this.#clock.after(DRAIN_NOTICE_MS, () => this.#sendFinalGoaway());
     } else this.#sendFinalGoaway();
-    this.#slotsListener?.();
+    this.#tellSlots();
   }
 
   destroy(error?: MeshError): void {
@@ -198,7 +200,7 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
   }
 
   onClosed(listener: (error: MeshError | undefined) => void): void {
-    if (this.#state === 'closed') listener(this.#closeError);
+    if (this.#state === 'closed') this.#guard(() => listener(this.#closeError));
     else this.#closedListeners.push(listener);
   }
 
@@ -225,11 +227,15 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
     this.#history.add(stream.id, stream.resetHere);
     if (this.#state === 'closed') return;
     this.#finishIfDrained();
-    this.#slotsListener?.();
+    this.#tellSlots();
   }
 
   onStreamReleased(): void {
     this.#retained--;
+  }
+
+  onHandlerError(error: unknown): void {
+    this.#options.onHandlerError?.(error);
   }
 
   onQueued(bytes: number): boolean {
@@ -268,6 +274,7 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
     try {
       this.#options.onStream?.(stream, headers, endStream);
     } catch (cause) {
+      this.onHandlerError(cause);
       const error = errors.resetHere(streamId, 'its request could not be served', cause);
       stream.resetWith(H2_ERROR.INTERNAL_ERROR, error);
     }
@@ -303,7 +310,7 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
     this.#control();
     this.sender.settingsAck();
     this.#shiftWindows(this.#peer.initialWindowBytes - before);
-    if (this.streamSlots !== slots) this.#slotsListener?.();
+    if (this.streamSlots !== slots) this.#tellSlots();
   }
 
   onSettingsAck(): void {
@@ -336,7 +343,7 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
     // After an error the peer closes; what it does not close in time is reaped.
     if (code !== H2_ERROR.NO_ERROR) this.#startReaper();
     this.#finishIfDrained();
-    if (wasOpen && this.#state === 'draining') this.#slotsListener?.();
+    if (wasOpen && this.#state === 'draining') this.#tellSlots();
   }
 
   onWindowUpdate(stream: Stream | undefined, bytes: number): void {
@@ -379,6 +386,19 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
 
   failAbuse(): void {
     this.fail(H2_ERROR.ENHANCE_YOUR_CALM, errors.abusive(this.budget.violation));
+  }
+
+  #tellSlots(): void {
+    const listener = this.#slotsListener;
+    if (listener !== undefined) this.#guard(listener);
+  }
+
+  #guard(listener: () => void): void {
+    try {
+      listener();
+    } catch (error) {
+      this.onHandlerError(error);
+    }
   }
 
   #createStream(streamId: number, method: string): Stream {
@@ -429,6 +449,7 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
   /** An answer to something the peer sent goes out; they must not pile up. */
   #control(): void {
     this.#output.countControl();
+    if (this.#output.controlFrames >= this.limits.controlQueuedMax) this.#output.flush();
     if (!this.budget.controlQueued(this.#output.controlFrames)) this.failAbuse();
   }
 
@@ -540,7 +561,7 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
     for (const stream of this.#streams.values()) stream.kill(reason);
     const listeners = this.#closedListeners;
     this.#closedListeners = [];
-    for (const listener of listeners) listener(error);
-    this.#slotsListener?.();
+    for (const listener of listeners) this.#guard(() => listener(error));
+    this.#tellSlots();
   }
 }

@@ -32,6 +32,7 @@ export interface StreamOwner {
   onStreamClosed(stream: Stream): void;
   /** Whoever retained a closed stream has let go of it. */
   onStreamReleased(): void;
+  onHandlerError(error: unknown): void;
   /** Bytes were queued (or, negative, sent or dropped). False: the session holds too much. */
   onQueued(bytes: number): boolean;
 }
@@ -208,8 +209,8 @@ export class Stream implements H2ServerStream, SendingStream {
     this.#handlers = NO_HANDLERS;
     try {
       handlers.onReset(error);
-    } catch {
-      // The stream is gone already; there is nothing left to reset.
+    } catch (thrown) {
+      this.#owner.onHandlerError(thrown);
     }
   }
 
@@ -341,6 +342,7 @@ export class Stream implements H2ServerStream, SendingStream {
   }
 
   #break(cause: unknown): void {
+    this.#owner.onHandlerError(cause);
     this.resetWith(H2_ERROR.INTERNAL_ERROR, resetHere(this.id, 'its handler failed', cause));
   }
 }

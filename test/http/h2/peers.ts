@@ -38,10 +38,11 @@ export async function connectSockets(): Promise<{ client: net.Socket; server: ne
   listener.listen(0, '127.0.0.1');
   await once(listener, 'listening');
   const { port } = listener.address() as net.AddressInfo;
-  const client = net.connect(port, '127.0.0.1');
+  const client = net.connect({ port, host: '127.0.0.1', noDelay: true });
   client.on('error', () => {});
   const [server] = (await once(listener, 'connection')) as [net.Socket];
   server.on('error', () => {});
+  server.setNoDelay(true);
   listener.close();
   return { client, server };
 }
@@ -51,7 +52,7 @@ export async function connectSessions(
   onStream: (stream: H2ServerStream, headers: HeaderList, endStream: boolean) => void,
   serverOverrides: Overrides = {},
   clientOverrides: Overrides = {},
-): Promise<{ client: H2Session; server: H2Session; close(): void }> {
+): Promise<{ client: H2Session; server: H2Session; close: () => void }> {
   const sockets = await connectSockets();
   const server = createH2Session(
     sockets.server,
@@ -219,7 +220,7 @@ export function createRawPeer(socket: net.Socket, sendsPreface: boolean): RawPee
 export async function connectRaw(
   role: 'client' | 'server',
   overrides: Overrides = {},
-): Promise<{ session: H2Session; peer: RawPeer; close(): void }> {
+): Promise<{ session: H2Session; peer: RawPeer; close: () => void }> {
   const sockets = await connectSockets();
   const session = createH2Session(
     role === 'server' ? sockets.server : sockets.client,
@@ -254,7 +255,7 @@ export function goawayCode(frame: RawFrame | undefined): number | undefined {
 export async function listenSessions(
   onStream: (stream: H2ServerStream, headers: HeaderList, endStream: boolean) => void,
   overrides: Overrides = {},
-): Promise<{ port: number; sessions: H2Session[]; close(): void }> {
+): Promise<{ port: number; sessions: H2Session[]; close: () => void }> {
   const sessions: H2Session[] = [];
   const listener = net.createServer((socket) => {
     sessions.push(createH2Session(socket, sessionOptions('server', { onStream, ...overrides })));
