@@ -113,14 +113,15 @@ export async function runAgent(): Promise<void> {
   const clock = createSystemClock();
   const random = createSystemRandom();
   const native = loadNative();
-  const telemetry = createAgentTelemetry(clock, config);
+  const telemetry = await createAgentTelemetry(clock, config);
   const { logger, registry } = telemetry;
   raiseDescriptorLimit(native);
   const tell = (message: ToSupervisor): void => void process.send?.(message);
   const stop = new AbortController();
   process.on('disconnect', () => process.exit(0));
   process.on('SIGINT', () => {});
-  process.on('SIGTERM', () => process.exit(0));
+  // A terminal or a container signals the whole group; the supervisor decides for its children.
+  process.on('SIGTERM', () => {});
 
   mkdirSync(config.stateDir, { recursive: true, mode: 0o700 });
   const spoolDir = join(config.runDir, 'cni');
@@ -199,7 +200,8 @@ export async function runAgent(): Promise<void> {
         subscriptions,
       }),
     tell,
-    onTraffic: telemetry.onTraffic,
+    onTraffic: (worker, delta) => telemetry.onTraffic(worker, delta),
+    onWorkerGone: (worker) => telemetry.onWorkerGone(worker),
   });
 
   serveWorkers(parts, logger, agent, socketPath);
@@ -208,7 +210,7 @@ export async function runAgent(): Promise<void> {
     if (message.kind !== 'retire') return;
     // The successor answers the CNI and the metrics port from now on.
     spool.close();
-    telemetry.closeServer();
+    telemetry.close();
   });
   const spool = openSpool({
     dir: spoolDir,
@@ -216,6 +218,6 @@ export async function runAgent(): Promise<void> {
     logger,
     handle: (request) => agent.handleCni(request),
   });
-  telemetry.openServer();
+  telemetry.serveMetrics(config.metricsPort);
   await agent.run(stop.signal);
 }

@@ -87,6 +87,7 @@ export interface AgentOptions {
   readonly createClient: (subscriptions: readonly TypeSubscription[]) => DiscoveryClient;
   readonly tell: (message: ToSupervisor) => void;
   readonly onTraffic: (worker: string, delta: TrafficDelta) => void;
+  readonly onWorkerGone: (worker: string) => void;
 }
 
 export interface Agent {
@@ -328,6 +329,7 @@ export function createAgent(options: AgentOptions): Agent {
     },
     onClientGone(worker) {
       listening.delete(worker.id);
+      options.onWorkerGone(worker.id);
     },
   });
 

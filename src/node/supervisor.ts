@@ -256,7 +256,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     ticker.cancel();
     for (const timer of timers) timer.cancel();
     for (const child of workers.values()) child.kill('SIGKILL');
-    agent?.kill('SIGTERM');
+    agent?.kill('SIGKILL');
     for (const slot of slots) slot.letGo();
   };
 

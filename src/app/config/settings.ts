@@ -142,6 +142,12 @@ const CONTROLLER_ROWS = {
     doc: 'readiness, read only',
     parse: integer(1, 65_535),
   },
+  trustDomain: {
+    env: 'NODEMESH_TRUST_DOMAIN',
+    default: 'cluster.local',
+    doc: 'trust domain of the certificate authority',
+    parse: text,
+  },
   names: {
     env: 'NODEMESH_CONTROLLER_NAMES',
     default: 'nodemesh-controller.nodemesh-system.svc',
@@ -190,6 +196,7 @@ export interface ControllerConfig {
   readonly port: number;
   readonly metricsPort: number;
   readonly readinessPort: number;
+  readonly trustDomain: string;
   readonly names: string;
   readonly istioLabels: 'true' | 'false';
   readonly rootOut: string;

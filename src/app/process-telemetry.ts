@@ -1,0 +1,70 @@
+/** Log, registry and metrics port of one process, joined: the shape every program shares. */
+
+import type { Clock } from '../base/clock.ts';
+import type { LogFields } from '../base/logger.ts';
+import { createLogger, isLogLevel, type RootLogger } from '../telemetry/logger.ts';
+import { createLogWriter, type LogWriter } from '../telemetry/log-writer.ts';
+import { serveMetrics } from '../telemetry/metrics-server.ts';
+import { createProcessMetrics } from '../telemetry/process-metrics.ts';
+import type { ReadOnlyServer } from '../telemetry/read-only-server.ts';
+import { createRegistry, type MetricRegistry } from '../telemetry/registry.ts';
+import { createSeriesStore, type SeriesStore } from '../telemetry/series-store.ts';
+import { LOG_LINES_DROPPED } from '../telemetry/worker-metrics.ts';
+
+export interface ProcessTelemetry {
+  readonly logger: RootLogger;
+  readonly store: SeriesStore;
+  readonly registry: MetricRegistry;
+  readonly writer: LogWriter;
+  /** Opens the metrics port; a port that is taken (by a predecessor) is tried again until it is free. */
+  serveMetrics(port: number): void;
+  close(): void;
+}
+
+const RETRY_MS = 500;
+const STDOUT = 1;
+
+export function createProcessTelemetry(
+  clock: Clock,
+  component: string,
+  level: string,
+  fields: LogFields,
+): ProcessTelemetry {
+  const store = createSeriesStore(clock);
+  const registry = createRegistry(store);
+  const dropped = store.series(store.family(LOG_LINES_DROPPED), [component]);
+  const writer = createLogWriter(clock, STDOUT, () => store.add(dropped, 1));
+  const logger = createLogger({
+    clock,
+    writer,
+    level: isLogLevel(level) ? level : 'info',
+    fields: { component, ...fields },
+  });
+  let closed = false;
+  let server: ReadOnlyServer | undefined;
+  const open = (port: number, processMetrics: ReturnType<typeof createProcessMetrics>): void => {
+    if (closed) return;
+    serveMetrics({ host: '::', port, logger, registry, processMetrics }).then(
+      (opened) => {
+        server = opened;
+        if (closed) void opened.close();
+      },
+      (error: unknown) => {
+        logger.debug('cannot serve metrics yet', { port, error });
+        clock.after(RETRY_MS, () => open(port, processMetrics));
+      },
+    );
+  };
+  return {
+    logger,
+    store,
+    registry,
+    writer,
+    serveMetrics: (port) => open(port, createProcessMetrics()),
+    close() {
+      closed = true;
+      void server?.close();
+      writer.flushSync();
+    },
+  };
+}
