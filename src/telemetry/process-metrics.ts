@@ -31,10 +31,12 @@ export function createProcessMetrics(): ProcessMetrics {
         const { name, help, type } = metric;
         // The library's gauges named like counters would break the OpenMetrics text.
         if (type !== 'counter' && name.endsWith('_total')) return [];
-        const samples = metric.values.map((sample: MetricValueWithName<string>) => ({
+        // Its types promise labels and values; some metrics come without.
+        const values = metric.values as Partial<MetricValueWithName<string>>[] | undefined;
+        const samples = (values ?? []).map((sample) => ({
           name: sample.metricName ?? name,
-          labelText: formatLabelPairs(sample.labels),
-          value: sample.value,
+          labelText: formatLabelPairs(sample.labels ?? {}),
+          value: sample.value ?? 0,
         }));
         return [{ name, help, type, samples }];
       });
