@@ -23,7 +23,7 @@ import type { Sender, SendingStream } from './sender.ts';
 import { resetHere, streamOverLimit } from './session-errors.ts';
 
 /** Bytes queued in one stream beyond which its writer is told to stop. */
-export const STREAM_QUEUE_HIGH_BYTES = 16 * 1024;
+export const STREAM_QUEUE_HIGH_BYTES: number = 16 * 1024;
 
 export interface StreamOwner {
   readonly session: H2Session;
