@@ -83,6 +83,7 @@ export async function runController(): Promise<void> {
     authenticator,
     captureStore: createFileCaptureStore(join(config.stateDir, 'captured')),
     istioLabels: config.istioLabels === 'true',
+    behind: (published) => discovery.behind(published),
     onIssuerChanged: () => server?.renewCertificate(),
     onRootsChanged() {
       writeRoots(config.rootOut, ca).catch((error: unknown) => {

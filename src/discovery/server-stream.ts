@@ -57,6 +57,10 @@ interface TypeState {
   outstanding: string | undefined;
   readonly openedMs: number;
   lastPushMs: number;
+  /** The cache's generation that the outstanding response completes; 0 when more parts follow. */
+  sentGeneration: number;
+  /** Everything up to this generation of the cache was acknowledged. */
+  ackedGeneration: number;
   /** An answer to a request, or the next part of one, is sent without waiting for the interval. */
   urgent: boolean;
   stopListening: () => void;
@@ -88,6 +92,14 @@ export class ServerStream<C extends ClientInfo, P> {
   /** Ends the stream with a status, from outside. */
   end(status: number, message: string): void {
     this.#end(grpcError(status, message));
+  }
+
+  /** Whether the client takes this type and has not acknowledged that generation of its cache. */
+  isBehind(typeUrl: string, generation: number): boolean {
+    const type = this.#types.get(typeUrl);
+    if (type === undefined) return false;
+    const idle = !type.subscription.pending && type.outstanding === undefined;
+    return !idle && type.ackedGeneration < generation;
   }
 
   /** Serves until the client ends the stream, or throws what ended it. */
@@ -171,6 +183,7 @@ export class ServerStream<C extends ClientInfo, P> {
     } else {
       if (request.responseNonce !== '' && request.responseNonce === type.outstanding) {
         type.outstanding = undefined;
+        type.ackedGeneration = Math.max(type.ackedGeneration, type.sentGeneration);
         if (request.rejections !== undefined) this.#rejected(request);
       }
       if (request.subscribe.length > 0 || request.unsubscribe.length > 0) {
@@ -195,6 +208,8 @@ export class ServerStream<C extends ClientInfo, P> {
       cache,
       order: place < 0 ? TYPE_ORDER.length : place,
       outstanding: undefined,
+      sentGeneration: 0,
+      ackedGeneration: 0,
       openedMs: this.#parts.options.clock.nowMs(),
       lastPushMs: -Infinity,
       urgent: true,
@@ -296,6 +311,7 @@ export class ServerStream<C extends ClientInfo, P> {
     if (partial && resources.length === 0 && removed.length === 0) return;
     const nonce = String(++this.#nonce);
     type.outstanding = nonce;
+    type.sentGeneration = partial ? 0 : type.cache.generation;
     type.lastPushMs = this.#parts.options.clock.nowMs();
     type.urgent = partial;
     const { typeUrl } = type.subscription;

@@ -56,6 +56,11 @@ export interface DiscoveryServer<C extends ClientInfo, P> {
   /** To be served under `DISCOVERY_PATH` (wire-messages.ts). */
   readonly method: GrpcMethod<P>;
   readonly clientCount: number;
+  /**
+   * Ids of the clients that are connected, take this type and have not acknowledged this generation of its
+   * cache. A client that has rejected a resource of it counts as having it: it keeps the last good.
+   */
+  behind(published: { readonly typeUrl: string; readonly generation: number }): Iterable<string>;
   /** Ends the streams of the clients that `matches` names; they may come back and authenticate anew. */
   disconnect(matches: (client: C) => boolean): void;
 }
@@ -115,6 +120,15 @@ export function createDiscoveryServer<C extends ClientInfo, P>(
   return {
     get clientCount() {
       return byClient.size;
+    },
+    *behind({ typeUrl, generation }) {
+      for (const [id, streams] of byClient) {
+        for (const stream of streams) {
+          if (!stream.isBehind(typeUrl, generation)) continue;
+          yield id;
+          break;
+        }
+      }
     },
     disconnect(matches) {
       for (const stream of [...byClient.values()].flatMap((streams) => [...streams])) {

@@ -12,7 +12,7 @@ import { runInNamespace, type NetworkNamespace } from './namespaces.ts';
 import type { Native } from './native.ts';
 
 export const COMMAND_TIMEOUT_MS = 10_000;
-export const COMMAND_OUTPUT_MAX_BYTES = 4 * 1024 * 1024;
+export const COMMAND_OUTPUT_MAX_BYTES: number = 4 * 1024 * 1024;
 /** How much of a failed program's stderr the error carries. */
 const STDERR_SHOWN_MAX = 2_000;
 /** The environment of every child: nothing of ours is passed on. */

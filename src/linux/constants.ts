@@ -51,8 +51,8 @@ export const ETH_P_ALL_NETWORK_ORDER = 0x0300;
 export const NETLINK_ROUTE = 0;
 export const NETLINK_NETFILTER = 12;
 /** Multicast groups as bits: group N is bit N - 1. */
-export const NFNLGRP_NFTABLES_BIT = 1 << 6;
-export const RTNLGRP_RULES_AND_ROUTES_BITS = (1 << 6) | (1 << 7) | (1 << 10) | (1 << 18);
+export const NFNLGRP_NFTABLES_BIT: number = 1 << 6;
+export const RTNLGRP_RULES_AND_ROUTES_BITS: number = (1 << 6) | (1 << 7) | (1 << 10) | (1 << 18);
 
 /** System calls without a wrapper in every libc (glibc has them since 2.36, musl has not). */
 export const SYS_FSOPEN = 430n;

@@ -24,7 +24,7 @@ export interface CniRequest {
   readonly addresses: readonly IpAddress[];
 }
 
-export const CNI_REQUEST_MAX_BYTES = 64 * 1024;
+export const CNI_REQUEST_MAX_BYTES: number = 64 * 1024;
 const LINES_MAX = 64;
 const ADDRESSES_MAX = 16;
 const PATH_MAX = 1_024;

@@ -18,7 +18,7 @@ export interface RegistryEntry {
 }
 
 const VERSION = 1;
-export const REGISTRY_MAX_BYTES = 4 * 1024 * 1024;
+export const REGISTRY_MAX_BYTES: number = 4 * 1024 * 1024;
 
 function invalid(reason: string, cause?: unknown): Result<never> {
   const message = `Cannot read the registry of namespaces: ${reason}`;

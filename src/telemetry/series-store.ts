@@ -46,6 +46,8 @@ export interface SeriesStore {
   readonly families: ReadonlyMap<string, Family>;
   /** Series of all families. */
   readonly seriesCount: number;
+  /** Minutes since the store was made: the clock of what expires. */
+  readonly tick: number;
   /**
    * Declares a family, or returns the one that is declared with this name already.
    * Throws MESH_CONFIG_INVALID for a malformed name or one declared with other labels or another kind.
@@ -66,7 +68,7 @@ export const PROCESS_SERIES_MAX = 150;
 export const FAMILY_SERIES_DEFAULT = 100;
 export const LABEL_MAX_CHARS = 512;
 export const OTHER = 'other';
-export const IDLE_EXPIRY_MS = 60 * 60 * 1000;
+export const IDLE_EXPIRY_MS: number = 60 * 60 * 1000;
 const FAMILIES_MAX = 200;
 const SWEEP_MS = 60 * 1000;
 const METRIC_NAME = /^[a-z_][a-z0-9_]{0,127}$/;
@@ -179,6 +181,9 @@ export function createSeriesStore(
     families,
     get seriesCount() {
       return seriesCount;
+    },
+    get tick() {
+      return tick;
     },
     family(options) {
       const known = families.get(options.name);

@@ -54,7 +54,9 @@ const traffic = (name: string, help: string, seriesMax: number = EDGES_MAX): Fam
   expires: true,
 });
 
-export const TRAFFIC_FAMILIES = {
+export const TRAFFIC_FAMILIES: Readonly<
+  Record<'opened' | 'closed' | 'failed' | 'sent' | 'received', FamilyOptions>
+> = {
   opened: traffic('connections_opened', 'TCP connections opened'),
   closed: traffic('connections_closed', 'TCP connections closed', CLOSED_SERIES_MAX),
   failed: traffic(
@@ -64,7 +66,7 @@ export const TRAFFIC_FAMILIES = {
   ),
   sent: traffic('sent_bytes', 'Bytes from destination to source'),
   received: traffic('received_bytes', 'Bytes from source to destination'),
-} as const;
+};
 
 export interface TrafficMetrics {
   opened(edge: Edge): void;

@@ -391,3 +391,40 @@ void t.test('discovery survives a server that comes and goes', async (t) => {
   await stop();
   await server.close();
 });
+
+void t.test('discovery server knows which clients have not acknowledged a change', async (t) => {
+  const cache = cacheOf(TYPE_URL.address, 'a');
+  const server = await serveDiscovery([cache]);
+  let release = Promise.withResolvers<void>();
+  release.resolve();
+  const held = createHeld(TYPE_URL.address);
+  const { subscription } = held;
+  const slow = {
+    ...held,
+    subscription: {
+      ...subscription,
+      apply: async (update: Parameters<typeof subscription.apply>[0]) => {
+        await release.promise;
+        return subscription.apply(update);
+      },
+    },
+  };
+  const { client, stop } = runClient(server.port, [slow]);
+  await client.whenSynced([TYPE_URL.address]);
+  const behind = (): string[] => [
+    ...server.discovery.behind({ typeUrl: TYPE_URL.address, generation: cache.generation }),
+  ];
+  await until(() => behind().length === 0, 'the first acknowledgement');
+  release = Promise.withResolvers<void>();
+  cache.update({ set: [textResource('a', 'new')] });
+  t.equal(behind().length, 1, 'at once, before it was even sent');
+  await new Promise((resolve) => void setTimeout(resolve, 100));
+  t.equal(behind().length, 1, 'sent and not acknowledged');
+  t.same([...server.discovery.behind({ typeUrl: TYPE_URL.address, generation: 1 })], []);
+  release.resolve();
+  await until(() => behind().length === 0, 'the acknowledgement');
+  await stop();
+  await until(() => server.discovery.clientCount === 0, 'the client to be gone');
+  t.same(behind(), [], 'who is gone is not waited for');
+  await server.close();
+});
