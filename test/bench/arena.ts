@@ -4,7 +4,7 @@
  * what a killed bench left behind is removed by the next one.
  */
 
-import { existsSync, readdirSync, rmSync } from 'node:fs';
+import { cpSync, existsSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -15,14 +15,21 @@ import { loadNative } from '../../src/linux/native.ts';
 import { createDirectSubject } from './direct-subject.ts';
 import { createHaproxySubject } from './haproxy-subject.ts';
 import { runIperf, runWrk } from './load.ts';
-import { createNodemeshSubject, startMesh, workerPids } from './nodemesh-subject.ts';
+import {
+  PROGRAM,
+  buildProgram,
+  createNodemeshSubject,
+  startMesh,
+  workerPids,
+} from './nodemesh-subject.ts';
 import type { BenchOptions, CaseName, SubjectName } from './options.ts';
 import { startServers, type Pods, type Subject } from './subject.ts';
 import { runTool } from './tools.ts';
 
 const PREFIX = 'nmb';
-const PROGRAM = join(import.meta.dirname, '../../src/bin/nodemesh.ts');
 const PROFILER = new URL('./profile-worker.ts', import.meta.url).pathname;
+/** The logs of all processes, after a failure. */
+const KEPT_LOGS = join(import.meta.dirname, 'results/log');
 const MEMORY_DIR = '/dev/shm';
 /** Until a subject carries its first bytes. */
 const FIRST_BYTES_MS = 15_000;
@@ -91,6 +98,8 @@ export async function createArena(options: BenchOptions, signal: AbortSignal): P
   const fail = (subject: SubjectName, what: string, error: unknown): void => {
     const reason = error instanceof Error ? error.message : String(error);
     failures.push(`${subject} failed in ${what}: ${reason}`);
+    rmSync(KEPT_LOGS, { recursive: true, force: true });
+    cpSync(join(dir, 'log'), KEPT_LOGS, { recursive: true });
   };
   const prepare = async (pods: Pods): Promise<void> => {
     for (const pod of Object.values(pods)) {
@@ -103,6 +112,7 @@ export async function createArena(options: BenchOptions, signal: AbortSignal): P
     direct: async () => createDirectSubject(plain),
     haproxy: () => createHaproxySubject(plain, options.workers, dir),
     async nodemesh() {
+      buildProgram();
       const started = await startMesh(mesh);
       proxies.push(...started.proxies);
       await prepare(started.pods);

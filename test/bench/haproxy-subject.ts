@@ -56,8 +56,8 @@ defaults
 ${sections.join('')}`;
 }
 
-/** Writes a key with its certificate chain, and the root; returns the options that name them. */
-async function writeCertificates(dir: string): Promise<{ bind: string; server: string }> {
+/** Writes a key with its certificate chain, and the root; returns the options of either end that name them. */
+async function writeCertificates(dir: string): Promise<string> {
   const random = createSystemRandom();
   const clock = createSystemClock();
   const storage = createFileCaStorage(join(dir, 'ca'));
@@ -76,8 +76,7 @@ async function writeCertificates(dir: string): Promise<{ bind: string; server: s
   const chain = issued.chainPem.join('');
   writeFileSync(leaf, chain + privateKeyPem(keys.privateKey), { mode: 0o600 });
   writeFileSync(root, bundlePem(ca.bundle).join(''));
-  const both = `ssl crt ${leaf} ca-file ${root} verify required`;
-  return { bind: both, server: `${both}` };
+  return `ssl crt ${leaf} ca-file ${root} verify required`;
 }
 
 export async function createHaproxySubject(
@@ -98,10 +97,10 @@ export async function createHaproxySubject(
   };
   const toTls = (service: Service, pod: TopologyPod, port: number): Hop => ({
     bind: `127.0.0.1:${LOCAL_PORTS[service]}`,
-    server: `${pod.ip}:${port} ${tls.server}`,
+    server: `${pod.ip}:${port} ${tls}`,
   });
   const fromTls = (pod: TopologyPod, port: number, to: number): Hop => ({
-    bind: `${pod.ip}:${port} ${tls.bind}`,
+    bind: `${pod.ip}:${port} ${tls}`,
     server: `127.0.0.1:${to}`,
   });
   const client = start(pods.client, [

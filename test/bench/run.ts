@@ -99,6 +99,7 @@ async function runBench(options: BenchOptions, signal: AbortSignal): Promise<num
   writeFileSync(file, `${JSON.stringify({ machine, rows }, undefined, 2)}\n`);
   say(`\nwritten to ${file}`);
   for (const failure of arena.failures()) process.stderr.write(`${failure}\n`);
+  if (arena.failures().length > 0) say(`the logs are in ${join(RESULTS, 'log')}`);
   return arena.failures().length > 0 ? 1 : 0;
 }
 
