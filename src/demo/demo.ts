@@ -10,7 +10,8 @@ import type { Clock } from '../base/clock.ts';
 import type { IpAddress } from '../core/address.ts';
 import type { Native } from '../linux/native.ts';
 import { DemoMesh, type MeshPod, type MeshPodOptions, type NodeProxy } from './mesh.ts';
-import { STORY, type StoryContext } from './story.ts';
+import type { RunningMesh } from './actions.ts';
+import { STORY } from './story.ts';
 import { openWire } from './wire.ts';
 
 export interface DemoOptions {
@@ -63,13 +64,18 @@ export const DEMO_PODS: readonly MeshPodOptions[] = [
   { name: 'outsider', namespace: 'outside', uid: uid(5), node: 'node-a', host: 12, args: ['v1'] },
 ];
 
-/** Brings up controller, node proxies, pods and service addresses; the story starts from here. */
+/**
+ * Brings up controller, node proxies, pods and service addresses; the story starts from here. `manifests` (file
+ * name → text) are there from the start, beside the demo's own or instead of those with the same name.
+ */
 export async function startDemoMesh(
   mesh: DemoMesh,
   native: Native,
   clock: Clock,
-): Promise<StoryContext> {
+  manifests: Readonly<Record<string, string>> = {},
+): Promise<RunningMesh> {
   cpSync(join(import.meta.dirname, 'manifests'), mesh.manifests, { recursive: true });
+  for (const [name, text] of Object.entries(manifests)) mesh.writeManifest(name, text);
   await mesh.startController();
   const proxies = new Map<string, NodeProxy>();
   for (const node of mesh.topology.nodes) proxies.set(node.name, mesh.startNode(node.name));
@@ -136,7 +142,7 @@ export async function runDemoStory(options: DemoOptions): Promise<number> {
   return failed === 0 ? 0 : 1;
 }
 
-function printPlayground(options: DemoOptions, context: StoryContext): void {
+function printPlayground(options: DemoOptions, context: RunningMesh): void {
   const { print, dir } = options;
   const web = context.pods.get('web')?.place.netns.split('/').at(-1) ?? '';
   const hub = context.mesh.topology.hub.netns.split('/').at(-1) ?? '';

@@ -30,6 +30,9 @@ export interface MeshOptions {
   readonly program: string;
   readonly workers: number;
   readonly logLevel?: 'debug' | 'info';
+  /** Further settings of every node proxy, `NODEMESH_…`. */
+  readonly nodeSettings?: Readonly<Record<string, string>>;
+  readonly controllerSettings?: Readonly<Record<string, string>>;
 }
 
 export interface MeshPodOptions {
@@ -120,6 +123,10 @@ export class DemoMesh {
     renameSync(temporary, join(this.manifests, name));
   }
 
+  readManifest(name: string): string {
+    return readFileSync(join(this.manifests, name), 'utf8');
+  }
+
   removeManifest(name: string): void {
     rmSync(join(this.manifests, name), { force: true });
   }
@@ -147,6 +154,7 @@ export class DemoMesh {
       NODEMESH_TOKENS_FILE: join(dir, 'tokens'),
       NODEMESH_CONTROLLER_NAMES: 'nodemesh-controller.nodemesh-system.svc,172.31.0.1',
       NODEMESH_ROOT_OUT: root,
+      ...this.#options.controllerSettings,
     });
     let gone: number | string | undefined;
     void this.controller.exited.then((reason) => (gone = reason));
@@ -169,7 +177,7 @@ export class DemoMesh {
   }
 
   /** Starts a node proxy; a second one on the same node is the successor of the first. */
-  startNode(name: string): NodeProxy {
+  startNode(name: string, settings: Readonly<Record<string, string>> = {}): NodeProxy {
     const node = this.nodeNamed(name);
     const generation = (this.#generations.get(name) ?? 0) + 1;
     this.#generations.set(name, generation);
@@ -187,6 +195,8 @@ export class DemoMesh {
       NODEMESH_STATE_DIR: join(dir, 'state'),
       NODEMESH_KEY_DIR: keyDir,
       NODEMESH_WORKERS: String(this.#options.workers),
+      ...this.#options.nodeSettings,
+      ...settings,
     });
     return { node, generation, process, logFile: this.logFile(logName) };
   }

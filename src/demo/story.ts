@@ -6,18 +6,27 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-import { MeshError } from '../base/errors.ts';
-import { until, wait, type DemoMesh, type MeshPod, type NodeProxy } from './mesh.ts';
-import type { HoldCounts, LoadCounts, ProbeResult, Target } from './traffic.ts';
-import type { Wire } from './wire.ts';
-
-export interface StoryContext {
-  readonly mesh: DemoMesh;
-  readonly wire: Wire;
-  readonly pods: ReadonlyMap<string, MeshPod>;
-  /** Node proxies by node name; an upgrade replaces them. */
-  readonly proxies: Map<string, NodeProxy>;
-}
+import {
+  CART,
+  childrenOf,
+  DB,
+  describeLoad,
+  expect,
+  holdCounts,
+  holdOpen,
+  holdStop,
+  logLines,
+  LONG_CONNECTIONS,
+  probeFrom,
+  proxyOn,
+  startTraffic,
+  stopTraffic,
+  underLoad,
+  untilWire,
+  type RunningMesh,
+} from './actions.ts';
+import { until, wait } from './mesh.ts';
+import type { ProbeResult } from './traffic.ts';
 
 export interface Proof {
   /** One line: what was seen. */
@@ -28,109 +37,7 @@ export interface Proof {
 
 export interface Step {
   readonly title: string;
-  readonly run: (context: StoryContext) => Promise<Proof>;
-}
-
-export const CART: Target = { host: '10.96.0.10', port: 80, protocol: 'http' };
-export const DB: Target = { host: '10.96.0.20', port: 5432, protocol: 'db' };
-const LOAD_PER_SECOND = 20;
-const LONG_CONNECTIONS = 20;
-const PROBE_TIMEOUT_MS = 5000;
-
-function expect(ok: boolean, saw: string): void {
-  if (!ok) throw new MeshError('MESH_COMMAND_FAILED', saw);
-}
-
-function pod(context: StoryContext, name: string): MeshPod {
-  const found = context.pods.get(name);
-  if (found === undefined) throw new MeshError('MESH_CONFIG_INVALID', `No pod "${name}"`);
-  return found;
-}
-
-export function probeFrom(
-  context: StoryContext,
-  from: string,
-  target: Target,
-): Promise<ProbeResult> {
-  const command = { kind: 'probe', target, timeoutMs: PROBE_TIMEOUT_MS } as const;
-  return pod(context, from).program.ask<ProbeResult>(command);
-}
-
-export async function startTraffic(context: StoryContext, name: string): Promise<void> {
-  const web = pod(context, 'web').program;
-  await web.ask({
-    kind: 'load',
-    name,
-    targets: [CART, DB],
-    perSecond: LOAD_PER_SECOND,
-    timeoutMs: PROBE_TIMEOUT_MS,
-  });
-}
-
-export function stopTraffic(context: StoryContext, name: string): Promise<LoadCounts> {
-  return pod(context, 'web').program.ask<LoadCounts>({ kind: 'load-stop', name });
-}
-
-export async function holdOpen(context: StoryContext, name: string): Promise<void> {
-  const web = pod(context, 'web').program;
-  await web.ask({ kind: 'hold', name, target: DB, count: LONG_CONNECTIONS });
-  await until(`${LONG_CONNECTIONS} long connections are open`, 5000, async () => {
-    const { open, exchanged } = await holdCounts(context, name);
-    return open === LONG_CONNECTIONS && exchanged >= LONG_CONNECTIONS;
-  });
-}
-
-export function holdCounts(context: StoryContext, name: string): Promise<HoldCounts> {
-  return pod(context, 'web').program.ask<HoldCounts>({ kind: 'hold-counts', name });
-}
-
-function holdStop(context: StoryContext, name: string): Promise<HoldCounts> {
-  return pod(context, 'web').program.ask<HoldCounts>({ kind: 'hold-stop', name });
-}
-
-function describeLoad(counts: LoadCounts): string {
-  const slowest = Math.round(counts.slowestMs);
-  return `${counts.failed} of ${counts.sent} new connections failed (slowest ${slowest} ms)`;
-}
-
-/** Runs `act` under a load of new connections and demands that none of them fails. */
-async function underLoad(
-  context: StoryContext,
-  name: string,
-  act: () => Promise<void>,
-): Promise<string> {
-  await startTraffic(context, name);
-  await wait(400);
-  await act();
-  await wait(600);
-  const counts = await stopTraffic(context, name);
-  expect(counts.failed === 0, `${describeLoad(counts)}: ${counts.errors.join('; ')}`);
-  return describeLoad(counts);
-}
-
-/** Waits until neither a pod's own connections nor anybody's view of the mesh is in plain text any more. */
-async function untilEncrypted(context: StoryContext): Promise<number> {
-  const { wire } = context;
-  return until('new connections between the nodes are encrypted', 15_000, async () => {
-    wire.reset();
-    const answers = await Promise.all([
-      probeFrom(context, 'web', CART),
-      probeFrom(context, 'web', CART),
-      probeFrom(context, 'web', DB),
-      probeFrom(context, 'web', DB),
-    ]);
-    await wait(60);
-    const { tunnel, plainNew } = wire.counts();
-    return answers.every(({ ok }) => ok) && plainNew === 0 && tunnel > 0;
-  });
-}
-
-function logLines(context: StoryContext, word: string): string[] {
-  return [...context.proxies.values()].flatMap((proxy) =>
-    readFileSync(proxy.logFile, 'utf8')
-      .split('\n')
-      .filter((line) => line.includes(word)),
-  );
+  readonly run: (context: RunningMesh) => Promise<Proof>;
 }
 
 function manifest(name: string): string {
@@ -164,7 +71,7 @@ const enrol: Step = {
       'labels: { nodemesh.dev/mesh: enabled }',
     );
     context.mesh.writeManifest('namespace.yaml', labelled);
-    const ms = await untilEncrypted(context);
+    const ms = await untilWire(context, 'encrypted');
     const load = await stopTraffic(context, 'enrol');
     const held = await holdCounts(context, 'before');
     const alive = [...context.pods.values()].every(
@@ -248,26 +155,14 @@ const controllerKilled: Step = {
     const held = await holdCounts(context, 'kept');
     expect(held.lost === 0, `${held.lost} long connections were lost`);
     await mesh.startController();
-    return { summary: `${load}; ${held.open} long connections go on`, details: [] };
+    return { summary: `${describeLoad(load)}; ${held.open} long connections go on`, details: [] };
   },
 };
-
-/** Processes of one node proxy with a role, by the command line. */
-function childrenOf(proxy: NodeProxy, role: string): number[] {
-  const path = `/proc/${proxy.process.pid}/task/${proxy.process.pid}/children`;
-  return readFileSync(path, 'utf8')
-    .trim()
-    .split(' ')
-    .map(Number)
-    .filter((pid) => readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0').includes(role));
-}
 
 const workerKilled: Step = {
   title: 'A worker is killed with SIGKILL under load',
   async run(context) {
-    const proxy = context.proxies.get('node-b');
-    if (proxy === undefined) throw new MeshError('MESH_CONFIG_INVALID', 'No proxy on node-b');
-    const [victim] = childrenOf(proxy, 'worker');
+    const [victim] = childrenOf(proxyOn(context, 'node-b'), 'worker');
     const before = await holdCounts(context, 'kept');
     const load = await underLoad(context, 'worker', async () => {
       if (victim !== undefined) process.kill(victim, 'SIGKILL');
@@ -278,7 +173,7 @@ const workerKilled: Step = {
     expect(after.open > 0, 'connections of other workers were lost too');
     await holdStop(context, 'kept');
     return {
-      summary: `${load}; of ${before.open} long connections the dead worker's own ${lost} ended`,
+      summary: `${describeLoad(load)}; of ${before.open} long connections the dead worker's own ${lost} ended`,
       details: [],
     };
   },
@@ -297,7 +192,10 @@ const upgrade: Step = {
     });
     const held = await holdCounts(context, 'upgrade');
     expect(held.lost === 0 && held.wrong === 0, `${held.lost} long connections were cut`);
-    return { summary: `${load}; all ${held.open} long connections are still open`, details: [] };
+    return {
+      summary: `${describeLoad(load)}; all ${held.open} long connections are still open`,
+      details: [],
+    };
   },
 };
 
@@ -317,7 +215,7 @@ const rootRotated: Step = {
     expect(held.lost === 0, `${held.lost} long connections were cut`);
     const after = context.mesh.trustedRoots();
     return {
-      summary: `${load}; root ${before[0]?.slice(0, 12)} → ${after[0]?.slice(0, 12)} in ${Math.round(ms)} ms`,
+      summary: `${describeLoad(load)}; root ${before[0]?.slice(0, 12)} → ${after[0]?.slice(0, 12)} in ${Math.round(ms)} ms`,
       details: [],
     };
   },

@@ -22,6 +22,8 @@ export interface WireCounts {
   readonly plain: number;
   /** Of those, the ones of connections that opened since the last `reset`. */
   readonly plainNew: number;
+  /** How many such connections there were. */
+  readonly plainConnections: number;
   /** Segments in which a word of the applications can be read. */
   readonly readable: number;
   readonly plainSample: string;
@@ -54,6 +56,8 @@ export function openWire(native: Native, clock: Clock, topology: Topology): Wire
   let tunnelSample = '';
   /** Connections whose SYN was seen since the last reset. */
   const opened = new Set<string>();
+  /** Of those, the ones with a payload in plain text. */
+  const plainOpened = new Set<string>();
   const onFrame = (frame: Buffer): void => {
     const segment = parseTcpFrame(frame);
     if (segment === undefined) return;
@@ -71,12 +75,24 @@ export function openWire(native: Native, clock: Clock, topology: Topology): Wire
       return;
     }
     plain++;
-    if (opened.has(forth) || opened.has(back)) plainNew++;
+    const connection = [forth, back].find((direction) => opened.has(direction));
+    if (connection !== undefined) {
+      plainNew++;
+      plainOpened.add(connection);
+    }
     if (plainSample === '') plainSample = printable(payload);
   };
   const capture: PacketCapture = capturePackets(native, clock, namespace, 'n1', onFrame);
   return {
-    counts: () => ({ tunnel, plain, plainNew, readable, plainSample, tunnelSample }),
+    counts: () => ({
+      tunnel,
+      plain,
+      plainNew,
+      plainConnections: plainOpened.size,
+      readable,
+      plainSample,
+      tunnelSample,
+    }),
     reset() {
       for (const frame of capture.read()) onFrame(frame);
       tunnel = 0;
@@ -86,6 +102,7 @@ export function openWire(native: Native, clock: Clock, topology: Topology): Wire
       plainSample = '';
       tunnelSample = '';
       opened.clear();
+      plainOpened.clear();
     },
     close() {
       capture.close();
