@@ -68,23 +68,32 @@ export function enrolmentEffect(enrolment: Enrolment): EnrolmentEffect {
  * as HBONE, which it therefore stays.
  */
 export function initialEnrolment(pod: Pod, wanted: boolean, restored: boolean): Enrolment {
-  const running = pod.phase !== 'Pending' && pod.addresses.length > 0;
   if (restored) return { phase: wanted ? 'enrolled' : 'relaxing', wasPlain: true };
-  if (!wanted) return { phase: 'plain', wasPlain: true };
-  return { phase: 'attaching', wasPlain: running };
+  return { phase: wanted ? 'attaching' : 'plain', wasPlain: hasRun(pod) };
+}
+
+/** Whether anybody can have reached it. */
+function hasRun(pod: Pod): boolean {
+  return pod.phase !== 'Pending' && pod.addresses.length > 0;
 }
 
 /** The step that wish and capture allow now; the same object when there is none. */
-export function nextEnrolment(now: Enrolment, wanted: boolean, captured: boolean): Enrolment {
+export function nextEnrolment(
+  now: Enrolment,
+  pod: Pod,
+  wanted: boolean,
+  captured: boolean,
+): Enrolment {
   const to = (phase: EnrolmentPhase, wasPlain: boolean = now.wasPlain): Enrolment => ({
     phase,
     wasPlain,
   });
   switch (now.phase) {
     case 'plain':
-      return wanted ? to('attaching', true) : now;
+      if (!now.wasPlain && hasRun(pod)) return to('plain', true);
+      return wanted ? to('attaching') : now;
     case 'attaching':
-      if (!wanted) return to('plain', true);
+      if (!wanted) return to('plain');
       if (!captured) return now;
       return to(now.wasPlain ? 'announcing' : 'enrolled');
     case 'announcing':

@@ -129,6 +129,7 @@ export type MtlsMode = 'STRICT' | 'PERMISSIVE';
 export interface MeshConfig {
   readonly kind: 'MeshConfig';
   readonly meta: ObjectMeta;
+  /** Empty: the CA's, which is also the only one it can be. */
   readonly trustDomain: string;
   readonly clusterId: string;
   /** Suffix of service host names: `NAME.NAMESPACE.svc.CLUSTERDOMAIN`. */
@@ -248,7 +249,7 @@ export interface ObjectCondition {
 
 /** What the mesh uses where no MeshConfig is given. */
 export const DEFAULT_MESH_CONFIG: Omit<MeshConfig, 'kind' | 'meta'> = {
-  trustDomain: 'cluster.local',
+  trustDomain: '',
   clusterId: 'Kubernetes',
   clusterDomain: 'cluster.local',
   network: '',

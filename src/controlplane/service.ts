@@ -104,7 +104,8 @@ const BEARER = /^Bearer ([\x21-\x7e]{1,4096})$/i;
 /** Reads what the controller's former life stored, then waits for objects. */
 export async function createControlPlane(options: ControlPlaneOptions): Promise<ControlPlane> {
   const restored = await options.captureStore.load();
-  const world = new World({ istioLabels: options.istioLabels ?? false, restored });
+  const { trustDomain } = options.ca;
+  const world = new World({ trustDomain, istioLabels: options.istioLabels ?? false, restored });
   return new Service(options, world);
 }
 
@@ -124,7 +125,6 @@ class Service implements ControlPlane {
   #resolveSynced: () => void = () => {};
   #bundlePublishedMs = 0;
   #issuerId: string;
-  #mismatchLogged = false;
 
   constructor(options: ControlPlaneOptions, world: World) {
     const { clock, logger, ca } = options;
@@ -211,10 +211,11 @@ class Service implements ControlPlane {
   }
 
   async #viewFor({ node }: NodeClient): Promise<View> {
-    await this.#synced;
+    // Before any wait: a client that goes meanwhile is taken out after it was put in.
     this.#connected.add(node);
     this.#metrics.nodes.set(this.#connected.size);
     this.#world.connect(node);
+    await this.#synced;
     // Its settings are part of its first answer.
     await this.#publisher.flush();
     return this.#caches.view(node);
@@ -327,19 +328,9 @@ class Service implements ControlPlane {
   }
 
   #published(): void {
-    const { ca, logger } = this.#options;
-    const { rootRotation, trustDomain } = this.#world.config;
-    this.#rotation?.setWanted(rootRotation);
+    this.#rotation?.setWanted(this.#world.config.rootRotation);
     this.#caches.prune((node) => this.#connected.has(node));
     this.#metrics.addresses.set(this.#caches.address.size);
     this.#metrics.batches.add(1);
-    const mismatch = trustDomain !== ca.trustDomain;
-    if (mismatch && !this.#mismatchLogged) {
-      logger.error('The MeshConfig names a trust domain that the CA does not serve', {
-        wanted: trustDomain,
-        served: ca.trustDomain,
-      });
-    }
-    this.#mismatchLogged = mismatch;
   }
 }

@@ -28,7 +28,7 @@ import {
   type SliceName,
 } from './service-registry.ts';
 
-export function defaultMeshConfig(): MeshConfig {
+export function defaultMeshConfig(trustDomain: string): MeshConfig {
   const meta = {
     name: MESH_CONFIG_NAME,
     namespace: ROOT_NAMESPACE,
@@ -36,7 +36,7 @@ export function defaultMeshConfig(): MeshConfig {
     annotations: new Map(),
     createdMs: 0,
   };
-  return { kind: 'MeshConfig', meta, ...DEFAULT_MESH_CONFIG };
+  return { kind: 'MeshConfig', meta, ...DEFAULT_MESH_CONFIG, trustDomain };
 }
 
 /** What disappears with a change and cannot be derived afterwards. */
@@ -44,7 +44,8 @@ export interface Departures {
   podEnded(change: PodChange): void;
   sliceChanged(before: EndpointSlice, after: EndpointSlice | undefined): void;
   serviceRemoved(service: ServiceObject): void;
-  configChanged(before: MeshConfig): void;
+  /** `declared` is the object as it was written. */
+  configChanged(before: MeshConfig, declared: MeshConfig): void;
 }
 
 export class WorldState {
@@ -53,11 +54,16 @@ export class WorldState {
   readonly policies: PolicyRegistry = new PolicyRegistry();
   readonly namespaces: Map<string, Namespace> = new Map();
   readonly nodes: Map<string, NodeObject> = new Map();
-  config: MeshConfig = defaultMeshConfig();
+  /** As it counts: with the CA's trust domain, whatever the object says. */
+  config: MeshConfig;
   readonly #marks: Marks;
   readonly #departures: Departures;
 
-  constructor(marks: Marks, departures: Departures) {
+  readonly #trustDomain: string;
+
+  constructor(marks: Marks, departures: Departures, trustDomain: string) {
+    this.#trustDomain = trustDomain;
+    this.config = defaultMeshConfig(trustDomain);
     this.#marks = marks;
     this.#departures = departures;
   }
@@ -121,7 +127,7 @@ export class WorldState {
       case 'NetworkPolicy':
         return this.#selectedChanged(this.policies.removeFilter(key), undefined);
       case 'MeshConfig':
-        return this.#configChanged(defaultMeshConfig());
+        return this.#configChanged(defaultMeshConfig(this.#trustDomain));
       case 'PeerAuthentication':
         return this.#peerChanged(this.policies.removePeer(key), undefined);
       case 'AuthorizationPolicy': {
@@ -230,8 +236,8 @@ export class WorldState {
 
   #configChanged(config: MeshConfig): void {
     const before = this.config;
-    this.config = config;
-    this.#departures.configChanged(before);
+    this.config = { ...config, trustDomain: this.#trustDomain };
+    this.#departures.configChanged(before, config);
     this.policies.setMeshMode(config.mtlsMode);
     this.#modeChanged(ROOT_NAMESPACE);
     this.#marks.walk(this.services.names(), (name) => this.#marks.services.add(name));

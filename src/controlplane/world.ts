@@ -25,13 +25,14 @@ import {
   type EnrolmentPhase,
 } from './enrolment.ts';
 import { Marks, take } from './marks.ts';
-import type {
-  EndpointSlice,
-  MeshConfig,
-  ObjectChange,
-  ObjectCondition,
-  ObjectKey,
-  Pod,
+import {
+  type EndpointSlice,
+  type MeshConfig,
+  type ObjectChange,
+  type ObjectCondition,
+  type ObjectKey,
+  type Pod,
+  objectKey,
 } from './objects.ts';
 import {
   CONVERTED_PREFIX,
@@ -64,9 +65,11 @@ import {
   podWorkload,
   podWorkloadUid,
 } from './workload-view.ts';
-import { WorldState } from './world-state.ts';
+import { WorldState, type Departures } from './world-state.ts';
 
 export interface WorldOptions {
+  /** The CA's. Default `cluster.local`. */
+  readonly trustDomain?: string;
   /** `istio.io/dataplane-mode` and Istio's dry-run annotation count too. Default false. */
   readonly istioLabels?: boolean;
   /** Pods that an earlier life of the controller had published as HBONE. Default none. */
@@ -104,15 +107,19 @@ export class World {
   constructor(options: WorldOptions = {}) {
     this.#istioLabels = options.istioLabels ?? false;
     this.#restored = new Set(options.restored);
-    this.#state = new WorldState(this.#marks, {
+    const departures: Departures = {
       podEnded: (change) => this.#podEnded(change),
       sliceChanged: (before) => this.#removeEndpoints(before, this.config.clusterId),
       serviceRemoved: (service) => {
         const key = serviceObjectKey(service, this.config.clusterDomain);
         this.#open().services.set(key, undefined);
       },
-      configChanged: (before) => this.#forgetNames(before),
-    });
+      configChanged: (before, declared) => {
+        this.#checkTrustDomain(declared);
+        this.#forgetNames(before);
+      },
+    };
+    this.#state = new WorldState(this.#marks, departures, options.trustDomain ?? 'cluster.local');
     this.#published.set(STATIC_STRICT_KEY, staticStrictPolicy(), this.#pending);
   }
 
@@ -327,7 +334,7 @@ export class World {
       this.#setEnrolment(record, initialEnrolment(pod, wanted, this.#restored.delete(pod.uid)));
     }
     for (let now = record.enrolment; now !== undefined; now = record.enrolment) {
-      const next = nextEnrolment(now, wanted, record.report?.state === 'captured');
+      const next = nextEnrolment(now, pod, wanted, record.report?.state === 'captured');
       if (next === now) break;
       this.#setEnrolment(record, next);
     }
@@ -367,6 +374,15 @@ export class World {
     for (const ip of addressesOf(slice.endpoints)) {
       this.#open().workloads.set(endpointWorkloadUid(clusterId, slice, ip), undefined);
     }
+  }
+
+  #checkTrustDomain(declared: MeshConfig): void {
+    const key = objectKey(declared);
+    const served = this.config.trustDomain;
+    this.#conditions.delete(key);
+    if (declared.trustDomain === '' || declared.trustDomain === served) return;
+    const message = `trustDomain "${declared.trustDomain}" is not in effect: the CA serves "${served}"`;
+    this.#conditions.set(key, { key, reason: 'TrustDomainMismatch', message });
   }
 
   /** Names contain the cluster's id and domain; when those change, the old names go. */

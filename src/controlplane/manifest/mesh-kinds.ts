@@ -43,14 +43,15 @@ export function readMeshConfig(root: Fields, meta: ObjectMeta): MeshConfig {
     root.problem('metadata', `only "${ROOT_NAMESPACE}/${MESH_CONFIG_NAME}" is read`);
   }
   const spec = root.object('spec');
-  const text = (key: 'trustDomain' | 'clusterId' | 'clusterDomain', valid: RegExp): string => {
+  const text = (key: 'clusterId' | 'clusterDomain', valid: RegExp): string => {
     const value = spec?.string(key, DEFAULT_MESH_CONFIG[key]) ?? DEFAULT_MESH_CONFIG[key];
     if (!valid.test(value))
       spec?.problem(key, `is malformed: ${JSON.stringify(value.slice(0, 64))}`);
     return value;
   };
-  const trustDomain = text('trustDomain', DNS_NAME);
-  if (!isTrustDomain(trustDomain)) spec?.problem('trustDomain', 'is not a SPIFFE trust domain');
+  const trustDomain = spec?.string('trustDomain') ?? '';
+  if (trustDomain !== '' && !isTrustDomain(trustDomain))
+    spec?.problem('trustDomain', 'is not a SPIFFE trust domain');
   const mtls = spec?.object('mtls');
   const config: MeshConfig = {
     kind: 'MeshConfig',
