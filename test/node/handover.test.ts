@@ -1,0 +1,84 @@
+import { mkdtempSync, rmSync, statSync } from 'node:fs';
+import { connect } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import fc from 'fast-check';
+import t from 'tap';
+
+import { createSystemClock } from '../../src/base/clock.ts';
+import { createNullLogger } from '../../src/base/logger.ts';
+import type { PodUid } from '../../src/core/pod.ts';
+import { awaitSuccessor, findPredecessor, parseMessage } from '../../src/node/handover.ts';
+
+const clock = createSystemClock();
+const logger = createNullLogger();
+
+t.test('F22 pods are handed over one by one, then all of it', async (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'nodemesh-handover-'));
+  t.teardown(() => rmSync(dir, { recursive: true }));
+  const path = join(dir, 'supervisor.sock');
+  t.equal(await findPredecessor(path, clock, logger), undefined, 'nobody yet');
+  const seen: string[] = [];
+  const complete = Promise.withResolvers<void>();
+  const old = await awaitSuccessor(path, 1, logger, {
+    onServing: (pod) => void seen.push(pod),
+    onComplete: () => complete.resolve(),
+    onLost: () => void seen.push('lost'),
+  });
+  t.equal(statSync(path).mode & 0o777, 0o600);
+  const predecessor = await findPredecessor(path, clock, logger);
+  predecessor?.serving('pod-1' as PodUid);
+  predecessor?.serving('pod-2' as PodUid);
+  // The successor takes the path over before it says that it is complete.
+  const next = await awaitSuccessor(path, 2, logger, {
+    onServing: () => {},
+    onComplete: () => {},
+    onLost: () => {},
+  });
+  predecessor?.complete();
+  await complete.promise;
+  t.same(seen, ['pod-1', 'pod-2']);
+  old.close();
+  const current = await findPredecessor(path, clock, logger);
+  t.ok(current, 'the successor answers there now');
+  current?.complete();
+  next.close();
+});
+
+t.test(
+  'a successor that dies half-way, or speaks nonsense, leaves the proxy in service',
+  async (t) => {
+    const dir = mkdtempSync(join(tmpdir(), 'nodemesh-handover-'));
+    t.teardown(() => rmSync(dir, { recursive: true }));
+    const path = join(dir, 'supervisor.sock');
+    let lost = Promise.withResolvers<void>();
+    const server = await awaitSuccessor(path, 1, logger, {
+      onServing: () => {},
+      onComplete: () => t.fail('was taken over'),
+      onLost: () => lost.resolve(),
+    });
+    t.teardown(() => server.close());
+    for (const bytes of ['', 'nonsense\n', '{"serving":"../../etc"}\n', 'x'.repeat(100_000)]) {
+      lost = Promise.withResolvers<void>();
+      const socket = connect(path);
+      socket.on('error', () => {});
+      socket.end(bytes);
+      await lost.promise;
+      socket.destroy();
+    }
+    t.pass('each was noticed and refused');
+  },
+);
+
+t.test('hand-over messages are read strictly', (t) => {
+  t.same(parseMessage('{"serving":"abc-1"}'), { kind: 'serving', pod: 'abc-1' });
+  t.same(parseMessage('{"complete":true}'), { kind: 'complete' });
+  fc.assert(
+    fc.property(fc.oneof(fc.string(), fc.json()), (line) => {
+      const message = parseMessage(line);
+      return message === undefined || message.kind === 'complete' || message.pod.length <= 128;
+    }),
+  );
+  t.end();
+});
