@@ -12,7 +12,7 @@ import { createH2Session } from '../http/h2/session.ts';
 import { createWindowBudget } from '../http/h2/window-budget.ts';
 import { duplicateFrom } from '../linux/descriptors.ts';
 import { loadNative } from '../linux/native.ts';
-import { raiseDescriptorLimit } from '../linux/process-limits.ts';
+import { openDescriptorCount, raiseDescriptorLimit } from '../linux/process-limits.ts';
 import { WORKER_METADATA } from '../node/agent.ts';
 import { createCredentials } from '../node/credentials.ts';
 import type { ToChild, ToSupervisor } from '../node/messages.ts';
@@ -41,7 +41,7 @@ export async function runWorker(): Promise<void> {
   const native = loadNative();
   const telemetry = createWorkerTelemetry(clock, process.env['NODEMESH_LOG_LEVEL'] ?? 'info', slot);
   const { logger } = telemetry;
-  raiseDescriptorLimit(native);
+  const descriptors = { limit: raiseDescriptorLimit(native), openCount: openDescriptorCount };
   const readBuffers = createReadBuffers();
   const parts = { clock, readBuffers, windowBudget: createWindowBudget() };
   const tell = (message: ToSupervisor): void => void process.send?.(message);
@@ -81,6 +81,7 @@ export async function runWorker(): Promise<void> {
     makeSession: (socket, role, onStream) =>
       createH2Session(socket, { role, ...parts, ...(onStream === undefined ? {} : { onStream }) }),
     tell,
+    descriptors,
     duplicateFrom: (pid, fd) => duplicateFrom(native, pid, fd),
     onStatus(statuses) {
       client.report(

@@ -3,8 +3,9 @@
  * behind is taken over from the supervisor with everything that waits in it; otherwise a new one joins the
  * port's group, and the supervisor is told so that it can keep a duplicate.
  *
- * Accepted sockets arrive paused: whoever serves them decides when reading begins. When descriptors run out
- * Node stops accepting by itself and the kernel's queue waits; see `accept-errors` in worker.ts.
+ * Accepted sockets arrive paused: whoever serves them decides when reading begins. When descriptors run short
+ * the accept guard parks the listeners: Node cannot stop accepting on a server it has, so the server is closed
+ * while a duplicate keeps the listening socket and its queue, and a new server is made on the duplicate later.
  */
 
 import { createServer, type Server, type Socket } from 'node:net';
@@ -12,6 +13,8 @@ import { createServer, type Server, type Socket } from 'node:net';
 import type { Clock } from '../base/clock.ts';
 import type { Logger } from '../base/logger.ts';
 import { PORTS, type PodUid } from '../core/pod.ts';
+import { LISTENER_BACKLOG_DEFAULT } from '../linux/sockets.ts';
+import type { AcceptGuard } from './accept-guard.ts';
 import type { HeldListener } from './messages.ts';
 import { descriptorOf } from '../linux/descriptors.ts';
 
@@ -23,12 +26,25 @@ export interface ListenerSource {
   create(port: number): number;
   /** A new listener stands: the supervisor duplicates it. */
   created(listener: HeldListener): void;
+  /** Another descriptor of ours for the same socket. */
+  duplicate(fd: number): number;
+  close(fd: number): void;
 }
 
 export type Accept = (port: number, socket: Socket) => void;
 
+export interface PodListenersOptions {
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly guard: AcceptGuard;
+  readonly pod: PodUid;
+  readonly source: ListenerSource;
+  readonly accept: Accept;
+  readonly onChange: () => void;
+}
+
 export interface PodListeners {
-  /** All ports accept. */
+  /** All ports listen. */
   readonly listening: boolean;
   /** Closes and makes them anew: the supervisor has shut the old ones down. */
   renew(): void;
@@ -38,69 +54,134 @@ export interface PodListeners {
 
 const CAPTURE_PORTS = [PORTS.outbound, PORTS.inboundPassthrough, PORTS.hbone] as const;
 const RETRY_MS = 500;
+/** The supervisor duplicates a new listener by its number, so that number is kept for a while. */
+const PARK_AFTER_MS = 2000;
 
-export function openPodListeners(
-  clock: Clock,
-  logger: Logger,
-  pod: PodUid,
-  source: ListenerSource,
-  accept: Accept,
-  onChange: () => void,
-): PodListeners {
-  const servers = new Map<number, Server>();
-  const ready = new Set<number>();
+interface Listener {
+  readonly port: number;
+  /** When it was made. */
+  readonly sinceMs: number;
+  server: Server | undefined;
+  /** Keeps the socket while there is no server. */
+  parked: number | undefined;
+  ready: boolean;
+}
+
+export function openPodListeners(options: PodListenersOptions): PodListeners {
+  const { clock, logger, guard, pod, source, accept, onChange } = options;
+  const listeners = new Map<number, Listener>();
   let closed = false;
 
-  const open = (port: number, mayAdopt: boolean): void => {
-    if (closed) return;
-    let fd: number;
-    let adopted: number | undefined;
-    try {
-      adopted = mayAdopt ? source.adopt(pod, port) : undefined;
-      fd = adopted ?? source.create(port);
-    } catch (error) {
-      logger.warn('cannot listen in a pod; trying again', { pod, port, error: String(error) });
-      clock.after(RETRY_MS, () => open(port, false));
-      return;
-    }
+  const serve = (listener: Listener, fd: number, isNew: boolean): void => {
+    const { port } = listener;
     const server = createServer({ allowHalfOpen: true, pauseOnConnect: true });
-    servers.set(port, server);
+    listener.server = server;
     server.on('error', (error) => {
-      if (servers.get(port) !== server) return;
+      if (listener.server !== server) return;
       logger.warn('a listener failed; making another', { pod, port, error: error.message });
-      ready.delete(port);
-      servers.delete(port);
-      server.close();
+      drop(listener);
       onChange();
       clock.after(RETRY_MS, () => open(port, false));
     });
-    server.on('connection', (socket) => accept(port, socket));
-    server.listen({ fd }, () => {
-      if (servers.get(port) !== server) return;
-      ready.add(port);
-      if (adopted === undefined) source.created({ pod, port, fd: descriptorOf(server) });
+    server.on('connection', (socket) => {
+      const accepted = acceptedDescriptor(socket);
+      accept(port, socket);
+      // After it was served, so that its far half counts too.
+      if (accepted !== undefined) guard.accepted(accepted);
+      // It was too new when the others paused.
+      if (guard.paused) park(listener);
+    });
+    // Node calls listen(2) again; without a backlog that would cut the queue to 511.
+    server.listen({ fd, backlog: LISTENER_BACKLOG_DEFAULT }, () => {
+      if (listener.server !== server || listener.ready) return;
+      listener.ready = true;
+      if (isNew) source.created({ pod, port, fd: descriptorOf(server) });
       onChange();
     });
   };
 
-  const closeServers = (): void => {
-    for (const server of servers.values()) server.close();
-    servers.clear();
-    ready.clear();
+  const open = (port: number, mayAdopt: boolean): void => {
+    if (closed || listeners.has(port)) return;
+    try {
+      const adopted = mayAdopt ? source.adopt(pod, port) : undefined;
+      const fd = adopted ?? source.create(port);
+      const listener: Listener = {
+        port,
+        sinceMs: clock.nowMs(),
+        server: undefined,
+        parked: undefined,
+        ready: false,
+      };
+      listeners.set(port, listener);
+      serve(listener, fd, adopted === undefined);
+    } catch (error) {
+      logger.warn('cannot listen in a pod; trying again', { pod, port, error: String(error) });
+      clock.after(RETRY_MS, () => open(port, false));
+    }
+  };
+
+  const drop = (listener: Listener): void => {
+    listeners.delete(listener.port);
+    const { server, parked } = listener;
+    listener.server = undefined;
+    listener.parked = undefined;
+    server?.close();
+    if (parked !== undefined) source.close(parked);
+  };
+
+  const park = (listener: Listener): void => {
+    const { server } = listener;
+    const ageMs = clock.nowMs() - listener.sinceMs;
+    if (server === undefined || !listener.ready || ageMs < PARK_AFTER_MS) return;
+    try {
+      listener.parked = source.duplicate(descriptorOf(server));
+    } catch (error) {
+      logger.warn('cannot pause a listener', { pod, port: listener.port, error: String(error) });
+      return;
+    }
+    listener.server = undefined;
+    server.close();
+  };
+
+  const leave = guard.join({
+    pause() {
+      for (const listener of listeners.values()) park(listener);
+    },
+    resume() {
+      for (const listener of listeners.values()) {
+        const { parked } = listener;
+        listener.parked = undefined;
+        if (parked !== undefined) serve(listener, parked, false);
+      }
+    },
+  });
+
+  const dropAll = (): void => {
+    for (const listener of listeners.values()) drop(listener);
   };
 
   for (const port of CAPTURE_PORTS) open(port, true);
   return {
     get listening() {
-      return ready.size === CAPTURE_PORTS.length;
+      return CAPTURE_PORTS.every((port) => listeners.get(port)?.ready === true);
     },
     renew() {
-      closeServers();
+      dropAll();
       for (const port of CAPTURE_PORTS) open(port, false);
     },
     close() {
       closed = true;
-      closeServers();
+      leave();
+      dropAll();
     },
   };
+}
+
+/** Undefined when the connection has ended already. */
+function acceptedDescriptor(socket: Socket): number | undefined {
+  try {
+    return descriptorOf(socket);
+  } catch {
+    return undefined;
+  }
 }

@@ -9,14 +9,16 @@ import type { Clock } from '../base/clock.ts';
 import { MeshError, errorFromNode } from '../base/errors.ts';
 import { formatSocketAddress, type IpAddress, type SocketAddress } from '../core/address.ts';
 import type { CapturedPod } from '../core/pod.ts';
-import { descriptorOf } from '../linux/descriptors.ts';
+import { closeDescriptor, descriptorOf } from '../linux/descriptors.ts';
 import { openNamespace, ownNamespaceInode, type NetworkNamespace } from '../linux/namespaces.ts';
-import type { Native } from '../linux/native.ts';
+import { errnoOf, type Native } from '../linux/native.ts';
 import { createConnector, createListener, originalDestination } from '../linux/sockets.ts';
 import { parseAddress } from '../core/address.ts';
 
 /** ztunnel's CONNECTION_TIMEOUT. */
 export const CONNECT_TIMEOUT_MS = 10_000;
+/** When descriptors are short a dial waits for one, within its timeout. */
+const DESCRIPTOR_RETRY_MS = 50;
 
 export interface DialHandlers {
   /** Connected; reading has not begun. The socket is the callee's from now on. */
@@ -36,11 +38,18 @@ export interface PodSockets {
   close(): void;
 }
 
-export function openPodSockets(native: Native, clock: Clock, captured: CapturedPod): PodSockets {
+/** `dialCeiling`: descriptors from this number on are not for connections but for the process itself (T69). */
+export function openPodSockets(
+  native: Native,
+  clock: Clock,
+  captured: CapturedPod,
+  dialCeiling: number = Number.POSITIVE_INFINITY,
+): PodSockets {
   const namespace = openVerified(native, captured);
+  const context = { native, clock, namespace, dialCeiling };
   return {
     listen: (port) => createListener(native, namespace, { port }),
-    dial: (to, source, handlers) => dial(native, clock, namespace, to, source, handlers),
+    dial: (to, source, handlers) => dial(context, to, source, handlers),
     close: () => namespace.close(),
   };
 }
@@ -61,53 +70,88 @@ function openVerified(native: Native, captured: CapturedPod): NetworkNamespace {
   throw new MeshError('MESH_NAMESPACE_MISMATCH', message);
 }
 
+interface DialContext {
+  readonly native: Native;
+  readonly clock: Clock;
+  readonly namespace: NetworkNamespace;
+  readonly dialCeiling: number;
+}
+
+/** Undefined when no descriptor is free for it now. */
+function tryConnector(
+  { native, namespace, dialCeiling }: DialContext,
+  to: SocketAddress,
+  source: IpAddress | undefined,
+): number | undefined {
+  const family = to.ip.includes(':') ? 'ipv6' : 'ipv4';
+  const from =
+    source === undefined ? {} : { source: { address: source, port: 0 }, transparent: true };
+  let fd: number;
+  try {
+    fd = createConnector(native, namespace, { family, ...from });
+  } catch (error) {
+    const errno = errnoOf(error);
+    if (errno === 'EMFILE' || errno === 'ENFILE') return undefined;
+    throw error;
+  }
+  if (fd < dialCeiling) return fd;
+  closeDescriptor(native, fd);
+  return undefined;
+}
+
 function dial(
-  native: Native,
-  clock: Clock,
-  namespace: NetworkNamespace,
+  context: DialContext,
   to: SocketAddress,
   source: IpAddress | undefined,
   handlers: DialHandlers,
 ): () => void {
+  const { clock } = context;
   const action = `Cannot connect to "${formatSocketAddress(to)}"`;
-  const family = to.ip.includes(':') ? 'ipv6' : 'ipv4';
   let settled = false;
-  let socket: Socket;
-  try {
-    const fd = createConnector(native, namespace, {
-      family,
-      ...(source === undefined ? {} : { source: { address: source, port: 0 }, transparent: true }),
-    });
-    socket = new Socket({ fd, allowHalfOpen: true, readable: true, writable: true });
-  } catch (error) {
-    settled = true;
-    const failed = errorFromNode(error, action);
-    clock.after(0, () => handlers.onError(failed));
-    return () => {};
-  }
+  let socket: Socket | undefined;
   const settle = (): boolean => {
     if (settled) return false;
     settled = true;
     timer.cancel();
     return true;
   };
-  socket.on('error', (error) => {
-    if (settle()) handlers.onError(errorFromNode(error, action));
-  });
   const timer = clock.after(CONNECT_TIMEOUT_MS, () => {
     if (!settle()) return;
-    socket.destroy();
-    const message = `${action}: no answer in ${CONNECT_TIMEOUT_MS / 1000} s`;
+    const what = socket === undefined ? 'no descriptor was free' : 'no answer';
+    socket?.destroy();
+    const message = `${action}: ${what} in ${CONNECT_TIMEOUT_MS / 1000} s`;
     handlers.onError(new MeshError('MESH_CONNECT_TIMEOUT', message, { flag: 'CONNECT' }));
   });
-  socket.once('connect', () => {
-    if (!settle()) return;
-    socket.setNoDelay(true);
-    handlers.onConnect(socket);
-  });
-  socket.connect({ host: to.ip, port: to.port });
+  const connect = (fd: number): void => {
+    const connecting = new Socket({ fd, allowHalfOpen: true, readable: true, writable: true });
+    connecting.on('error', (error) => {
+      if (settle()) handlers.onError(errorFromNode(error, action));
+    });
+    socket = connecting;
+    connecting.once('connect', () => {
+      if (!settle()) return;
+      connecting.setNoDelay(true);
+      handlers.onConnect(connecting);
+    });
+    connecting.connect({ host: to.ip, port: to.port });
+  };
+  const attempt = (): void => {
+    if (settled) return;
+    try {
+      const fd = tryConnector(context, to, source);
+      if (fd === undefined) clock.after(DESCRIPTOR_RETRY_MS, attempt);
+      else connect(fd);
+    } catch (error) {
+      const failed = errorFromNode(error, action);
+      // The caller does not have the function that gives up yet.
+      clock.after(0, () => {
+        if (settle()) handlers.onError(failed);
+      });
+    }
+  };
+  attempt();
   return () => {
-    if (settle()) socket.destroy();
+    if (settle()) socket?.destroy();
   };
 }
 

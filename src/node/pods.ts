@@ -9,8 +9,10 @@ import type { Clock } from '../base/clock.ts';
 import type { Logger } from '../base/logger.ts';
 import { formatIdentity } from '../core/identity.ts';
 import type { CapturedPod, PodUid } from '../core/pod.ts';
+import { closeDescriptor, duplicateDescriptor } from '../linux/descriptors.ts';
 import type { Native } from '../linux/native.ts';
 import type { NodeState } from '../state/contract.ts';
+import type { AcceptGuard } from './accept-guard.ts';
 import type { ServedPod } from './context.ts';
 import { openPodListeners, type ListenerSource, type PodListeners } from './listeners.ts';
 import { openPodSockets } from './pod-sockets.ts';
@@ -20,6 +22,9 @@ export interface PodsOptions {
   readonly logger: Logger;
   readonly native: Native;
   readonly state: NodeState;
+  readonly guard: AcceptGuard;
+  /** See `openPodSockets`. */
+  readonly dialCeiling: number;
   /** Descriptors for a pod's listeners; see `ListenerSource`. */
   readonly adopt: ListenerSource['adopt'];
   readonly created: ListenerSource['created'];
@@ -71,7 +76,7 @@ export function createPods(options: PodsOptions): Pods {
   const open = (captured: CapturedPod): void => {
     const { podUid: uid, workloadUid } = captured.pod;
     try {
-      const sockets = openPodSockets(native, clock, captured);
+      const sockets = openPodSockets(native, clock, captured, options.dialCeiling);
       const served: ServedPod = {
         captured,
         uid,
@@ -83,9 +88,19 @@ export function createPods(options: PodsOptions): Pods {
         adopt: options.adopt,
         create: (port) => sockets.listen(port),
         created: options.created,
+        duplicate: (fd) => duplicateDescriptor(native, fd),
+        close: (fd) => closeDescriptor(native, fd),
       };
       const accept = (port: number, socket: Socket): void => options.accept(served, port, socket);
-      const listeners = openPodListeners(clock, logger, uid, source, accept, options.onChange);
+      const listeners = openPodListeners({
+        clock,
+        logger,
+        guard: options.guard,
+        pod: uid,
+        source,
+        accept,
+        onChange: options.onChange,
+      });
       entries.set(uid, { served, listeners, released: false });
       failures.delete(uid);
     } catch (error) {

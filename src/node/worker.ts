@@ -17,6 +17,7 @@ import { createAuthorizer } from '../policy/authorizer.ts';
 import type { NodeState, Unsubscribe } from '../state/contract.ts';
 import { createHandshakes } from '../tunnel/handshake.ts';
 import { createTunnelPool } from '../tunnel/pool.ts';
+import { createAcceptGuard } from './accept-guard.ts';
 import { createConnections } from './connections.ts';
 import type { ServedPod, WorkerContext } from './context.ts';
 import type { Credentials } from './credentials.ts';
@@ -30,6 +31,9 @@ import { createPods, type PodStatus } from './pods.ts';
 import type { RelayOptions } from './relay.ts';
 import { createTunnelSessions, type MakeSession } from './sessions.ts';
 
+/** Left for the process itself: its line to the agent, namespaces of new pods. */
+const OWN_DESCRIPTORS = 16;
+
 export interface WorkerOptions {
   readonly clock: Clock;
   readonly random: Random;
@@ -41,6 +45,8 @@ export interface WorkerOptions {
   readonly relayOptions: Omit<RelayOptions, 'onResult'>;
   readonly makeSession: MakeSession;
   readonly tell: (message: ToSupervisor) => void;
+  /** How many descriptors this process may have, and has. */
+  readonly descriptors: { readonly limit: number; readonly openCount: () => number };
   /** A descriptor of ours for descriptor `fd` of process `pid`. */
   readonly duplicateFrom: (pid: number, fd: number) => number;
   /** Which pods this worker serves, or why not, changed. */
@@ -55,6 +61,7 @@ export interface Worker {
 
 export function createWorker(options: WorkerOptions): Worker {
   const { clock, logger, state, credentials, tell } = options;
+  const guard = createAcceptGuard({ clock, logger, ...options.descriptors });
   const connections = createConnections(clock);
   const handshakes = createHandshakes(clock);
   const sessions = createTunnelSessions(handshakes, options.makeSession);
@@ -102,6 +109,8 @@ export function createWorker(options: WorkerOptions): Worker {
     logger,
     native: options.native,
     state,
+    guard,
+    dialCeiling: options.descriptors.limit - OWN_DESCRIPTORS,
     adopt(pod, port) {
       const listener = held.get(`${pod}:${port}`);
       held.delete(`${pod}:${port}`);
@@ -199,6 +208,7 @@ export function createWorker(options: WorkerOptions): Worker {
     },
     stop() {
       heartbeat.cancel();
+      guard.stop();
       for (const stop of unsubscribes) stop();
       for (const stop of workloadWatches.values()) stop();
       context.journal.stop();
