@@ -13,7 +13,7 @@ import type { Socket } from 'node:net';
 import { MeshError } from '../base/errors.ts';
 import { H2_ERROR, type H2Stream, type H2StreamHandlers } from '../http/h2/contract.ts';
 import { relayResult, type Relay, type RelayOptions, type SweptRelay } from './relay.ts';
-import { SocketEnd, type ViewSource } from './socket-end.ts';
+import { SocketEnd } from './socket-end.ts';
 
 export interface StreamRelay extends Relay {
   /** Already set on the stream; for whoever sets the stream's handlers itself or has kept early events. */
@@ -33,7 +33,6 @@ class SocketStreamRelay implements StreamRelay, SweptRelay {
   readonly #options: RelayOptions;
   readonly #stream: H2Stream;
   readonly #socket: SocketEnd;
-  readonly #source: ViewSource;
   readonly #forget: () => void;
   bytesToB = 0;
   #error: MeshError | undefined;
@@ -41,20 +40,11 @@ class SocketStreamRelay implements StreamRelay, SweptRelay {
   #streamEnded = false;
   /** The stream was reset, by either side. */
   #streamDead = false;
-  /** Given to the socket but not to the kernel yet; consumed later. */
-  #unconsumed = 0;
   #reported = false;
 
   constructor(socket: Socket, stream: H2Stream, options: RelayOptions) {
     this.#options = options;
     this.#stream = stream;
-    const { session } = stream;
-    this.#source = {
-      get detachable() {
-        return session.readBufferDetachable;
-      },
-      detach: () => session.detachReadBuffer(),
-    };
     this.handlers = {
       onHeaders: (_, endStream) => {
         if (endStream) this.#onStreamEnd();
@@ -73,7 +63,9 @@ class SocketStreamRelay implements StreamRelay, SweptRelay {
       onEnd: () => {
         if (!this.#streamDead) stream.end();
       },
-      onTaken: () => this.#onTaken(),
+      onTaken: (bytes) => {
+        if (!this.#streamDead) stream.consume(bytes);
+      },
       onFailed: (error) => {
         this.#error ??= error;
         this.#resetStream();
@@ -103,15 +95,7 @@ class SocketStreamRelay implements StreamRelay, SweptRelay {
   }
 
   #onData(chunk: Buffer): void {
-    const taken = this.#socket.collect(chunk, this.#source);
-    this.#unconsumed += chunk.byteLength;
-    if (taken) this.#onTaken();
-  }
-
-  #onTaken(): void {
-    const bytes = this.#unconsumed;
-    this.#unconsumed = 0;
-    if (bytes > 0 && !this.#streamDead) this.#stream.consume(bytes);
+    if (this.#socket.collect(chunk)) this.#stream.consume(chunk.byteLength);
   }
 
   #onStreamEnd(): void {
