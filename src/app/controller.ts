@@ -29,6 +29,9 @@ import { readControllerConfig, type ControllerConfig } from './config/settings.t
 import { serveController, type ControllerServer } from './controller-server.ts';
 import { createProcessTelemetry } from './process-telemetry.ts';
 
+/** The intermediate is replaced at half of its life; looking hourly is more than enough. */
+const MAINTAIN_CA_MS = 3_600_000;
+
 async function openCa(
   config: ControllerConfig,
   clock: Clock,
@@ -91,6 +94,13 @@ export async function runController(): Promise<void> {
       });
     },
   });
+  if ('maintain' in ca) {
+    clock.every(MAINTAIN_CA_MS, () => {
+      ca.maintain().catch((error: unknown) =>
+        logger.error('cannot renew the intermediate', { error }),
+      );
+    });
+  }
   const { hooks } = controlPlane;
   const discovery = createDiscoveryServer<NodeClient, Socket>({
     clock,
