@@ -1,15 +1,14 @@
 /**
  * Readiness on port 15021: `GET /healthz/ready` answers 200 when nothing blocks, else 503, with the blockers by
- * name as JSON either way. Read only, bounded; a port that is taken (by the predecessor of an upgrade) is tried
- * again until it is free.
+ * name as JSON either way, read anew for each request. Read only, bounded; a port that is taken (by the predecessor
+ * of an upgrade) is tried again until it is free.
  */
-
-import { createServer, type Server } from 'node:http';
 
 import type { Clock, Timer } from '../base/clock.ts';
 import type { Logger } from '../base/logger.ts';
+import { listenReadOnly, type Answer, type ReadOnlyServer } from '../telemetry/read-only-server.ts';
 
-/** What the answer is made of; further fields are shown as they are. */
+/** What the answer is made of; further fields, such as pods and workers, are shown as they are. */
 export interface Readiness {
   readonly blockers: readonly string[];
 }
@@ -17,55 +16,59 @@ export interface Readiness {
 export interface ReadinessServerOptions {
   readonly clock: Clock;
   readonly logger: Logger;
+  /** Usually `PORTS.readiness`; 0: any that is free. */
   readonly port: number;
+  /** Default `::`, which is IPv4 as well. */
+  readonly host?: string;
   readonly status: () => Readiness;
 }
 
-const CONNECTIONS_MAX = 64;
-const REQUEST_TIMEOUT_MS = 5000;
-const HEADERS_MAX_BYTES = 8192;
-const RETRY_MS = 250;
+export interface ReadinessServer {
+  /** Resolves to the port once it listens; never after `close`. */
+  readonly listening: Promise<number>;
+  close(): void;
+}
 
-export function createReadinessServer(options: ReadinessServerOptions): { close(): void } {
-  const { clock, logger, port } = options;
-  let closed = false;
+const RETRY_MS = 250;
+const PATH = '/healthz/ready';
+
+export function createReadinessServer(options: ReadinessServerOptions): ReadinessServer {
+  const { clock, logger, port, host = '::', status } = options;
+  const { promise: listening, resolve } = Promise.withResolvers<number>();
+  let isClosed = false;
+  let hasComplained = false;
   let retry: Timer | undefined;
-  const server: Server = createServer(
-    {
-      requestTimeout: REQUEST_TIMEOUT_MS,
-      headersTimeout: REQUEST_TIMEOUT_MS,
-      maxHeaderSize: HEADERS_MAX_BYTES,
-      keepAlive: false,
-    },
-    (request, response) => {
-      response.setHeader('content-type', 'application/json');
-      response.setHeader('connection', 'close');
-      if (request.method !== 'GET' || request.url !== '/healthz/ready') {
-        response.statusCode = request.method === 'GET' ? 404 : 405;
-        response.end('{}\n');
-        return;
-      }
-      const status = options.status();
-      response.statusCode = status.blockers.length === 0 ? 200 : 503;
-      response.end(`${JSON.stringify(status)}\n`);
-    },
-  );
-  server.maxConnections = CONNECTIONS_MAX;
-  const listen = (): void => void server.listen({ port, host: '::' });
-  server.on('error', (error: NodeJS.ErrnoException) => {
-    if (closed) return;
-    if (error.code !== 'EADDRINUSE') {
-      logger.error('cannot serve readiness', { port, error: error.message });
-    }
-    retry = clock.after(RETRY_MS, listen);
-  });
-  listen();
+  let server: ReadOnlyServer | undefined;
+  const answer = (): Answer => {
+    const readiness = status();
+    return {
+      status: readiness.blockers.length === 0 ? 200 : 503,
+      contentType: 'application/json; charset=utf-8',
+      body: [`${JSON.stringify(readiness)}\n`],
+    };
+  };
+  const open = (): void => {
+    listenReadOnly({ host, port, logger, routes: new Map([[PATH, answer]]) }).then(
+      (opened) => {
+        server = opened;
+        if (isClosed) void opened.close();
+        else resolve(opened.port);
+      },
+      (error: unknown) => {
+        if (isClosed) return;
+        if (!hasComplained) logger.warn('Cannot serve readiness yet', { port, error });
+        hasComplained = true;
+        retry = clock.after(RETRY_MS, open);
+      },
+    );
+  };
+  open();
   return {
+    listening,
     close() {
-      closed = true;
+      isClosed = true;
       retry?.cancel();
-      server.close();
-      server.closeAllConnections();
+      void server?.close();
     },
   };
 }

@@ -23,10 +23,17 @@ export interface FamilyOptions {
   readonly expires?: boolean;
 }
 
+/** Label values, made fit once for every family that has these label names. */
+export interface LabelSet {
+  readonly values: readonly string[];
+  readonly key: string;
+  /** `{name="value",…}`, or empty without labels; made when first read. */
+  readonly text: string;
+}
+
 export interface Series {
   readonly family: Family;
   readonly labels: readonly string[];
-  /** `{name="value",…}`, or empty without labels. */
   readonly labelText: string;
   /** Unique in this process, never used again. */
   id: number;
@@ -54,7 +61,9 @@ export interface SeriesStore {
    */
   family(options: FamilyOptions): Family;
   /** The series with these label values, in the order of declaration; made when absent. */
-  series(family: Family, labels: readonly string[]): Series;
+  series(family: Family, labels: readonly string[] | LabelSet): Series;
+  /** For several families with the same label names, which then share the text. */
+  labelSet(family: Family, values: readonly string[]): LabelSet;
   add(series: Series, value: number): void;
   set(series: Series, value: number): void;
   /** Stops the expiry timer. */
@@ -75,6 +84,8 @@ const METRIC_NAME = /^[a-z_][a-z0-9_]{0,127}$/;
 const LABEL_NAME = /^[a-z_][a-z0-9_]{0,63}$/;
 /** Not in any label value, which is why values with it are cleaned. */
 const SEPARATOR = '\u0000';
+/** Nearly all: printable ASCII. */
+const PLAIN = /^[ -~]*$/;
 
 export function escapeLabelValue(value: string): string {
   return value
@@ -85,7 +96,20 @@ export function escapeLabelValue(value: string): string {
 
 /** Cut to size, valid Unicode, without NUL: what the text formats can carry. */
 function cleanLabelValue(value: string): string {
+  if (value.length <= LABEL_MAX_CHARS && PLAIN.test(value)) return value;
   return value.slice(0, LABEL_MAX_CHARS).replaceAll(SEPARATOR, '').toWellFormed();
+}
+
+function createLabelSet(names: readonly string[], given: readonly string[]): LabelSet {
+  const values = names.map((_, index) => cleanLabelValue(given[index] ?? ''));
+  let text: string | undefined;
+  return {
+    values,
+    key: values.join(SEPARATOR),
+    get text() {
+      return (text ??= formatLabels(names, values));
+    },
+  };
 }
 
 function formatLabels(names: readonly string[], values: readonly string[]): string {
@@ -124,35 +148,36 @@ export function createSeriesStore(
   let nextId = 1;
   let tick = 0;
 
-  const make = (family: FamilyState, labels: readonly string[], key: string): Series => {
-    const labelText = formatLabels(family.options.labels, labels);
+  const make = (family: FamilyState, set: LabelSet): Series => {
     const series: Series = {
       family,
-      labels,
-      labelText,
+      labels: set.values,
+      labelText: set.text,
       id: nextId++,
       value: 0,
       pins: 0,
       touchedTick: tick,
       isLive: true,
     };
-    family.series.set(key, series);
+    family.series.set(set.key, series);
     seriesCount++;
     return series;
   };
-  const find = (family: FamilyState, given: readonly string[]): Series => {
-    const labels = family.options.labels.map((_, index) => cleanLabelValue(given[index] ?? ''));
-    const key = labels.join(SEPARATOR);
-    const known = family.series.get(key);
+  const find = (family: FamilyState, given: readonly string[] | LabelSet): Series => {
+    const names = family.options.labels;
+    const set = 'key' in given ? given : createLabelSet(names, given);
+    const known = family.series.get(set.key);
     if (known !== undefined) return known;
     // One place in each family is kept for `other`.
     const familyMax = family.options.seriesMax ?? FAMILY_SERIES_DEFAULT;
     const isFull = family.series.size >= familyMax - 1 || seriesCount >= seriesMax - FAMILIES_MAX;
-    if (!isFull || labels.length === 0) return make(family, labels, key);
+    if (!isFull || names.length === 0) return make(family, set);
     if (family.other === undefined) {
-      const others = labels.map(() => OTHER);
-      const otherKey = others.join(SEPARATOR);
-      family.other = family.series.get(otherKey) ?? make(family, others, otherKey);
+      const others = createLabelSet(
+        names,
+        names.map(() => OTHER),
+      );
+      family.other = family.series.get(others.key) ?? make(family, others);
     }
     return family.other;
   };
@@ -205,6 +230,7 @@ export function createSeriesStore(
       return known;
     },
     series: (family, labels) => find(family as FamilyState, labels),
+    labelSet: (family, values) => createLabelSet(family.options.labels, values),
     add(series, value) {
       const target = live(series);
       target.value += value;

@@ -11,7 +11,7 @@
 
 import type { ResponseFlag } from '../base/errors.ts';
 import type { Edge, EdgePeer } from '../core/connection-record.ts';
-import type { Family, FamilyOptions, Series, SeriesStore } from './series-store.ts';
+import type { Family, FamilyOptions, LabelSet, Series, SeriesStore } from './series-store.ts';
 
 const PEER_LABELS = [
   'workload',
@@ -113,6 +113,8 @@ export function countLostConnections(counted: Iterable<Counted>): Counted[] {
 
 /** The series of one edge, found once. */
 interface EdgeSeries {
+  /** With the flag `-`. */
+  readonly labels: LabelSet;
   readonly opened: Series;
   readonly sent: Series;
   readonly received: Series;
@@ -173,11 +175,12 @@ export function createTrafficMetrics(store: SeriesStore): TrafficMetrics {
     if (found !== undefined && (found.openCount > 0 || found.all.every(({ isLive }) => isLive))) {
       return found;
     }
-    const labels = labelValues(edge, '-');
+    const labels = store.labelSet(families.opened, labelValues(edge, '-'));
     const opened = store.series(families.opened, labels);
     const sent = store.series(families.sent, labels);
     const received = store.series(families.received, labels);
     const made: EdgeSeries = {
+      labels,
       opened,
       sent,
       received,
@@ -198,7 +201,7 @@ export function createTrafficMetrics(store: SeriesStore): TrafficMetrics {
   ): Series => {
     let found = byFlag.get(flag);
     if (found === undefined) {
-      found = store.series(family, labelValues(edge, flag));
+      found = store.series(family, flag === '-' ? series.labels : labelValues(edge, flag));
       found.pins += series.openCount;
       byFlag.set(flag, found);
       series.all.push(found);

@@ -4,8 +4,9 @@
  *
  * - Each worker tells totals since it began; what was known of it before is subtracted and the difference added to
  *   the sum. Hence nothing is counted twice, and what a dead worker counted stays.
- * - Gauges are sums over the workers that live: `forget` takes a dead one's share away, and counts the connections
- *   that it took with it as closed.
+ * - Gauges are sums over the workers that live. `forget` takes the share of one away that is dead or cut off; one that
+ *   comes back counts on, one that does not is taken for dead after `GONE_MINUTES`, and the connections that were open
+ *   in it are counted as closed.
  * - A report is checked like any other message: unknown metrics and wrong labels are left out and counted.
  */
 
@@ -18,7 +19,7 @@ import { countLostConnections } from './traffic-metrics.ts';
 export interface WorkerTotals {
   /** Returns how many entries were left out because they make no sense. */
   apply(report: MetricReport): number;
-  /** The worker is dead: its gauges go, its counts stay. Idempotent. */
+  /** The worker died or lost its stream: its gauges go, its counts stay. Idempotent. */
   forget(worker: string): void;
   /** JSON of everything that `restore` needs. */
   save(): string;
@@ -28,6 +29,8 @@ export interface WorkerTotals {
 
 /** Lives whose share is remembered; the one that was heard longest ago makes room. */
 const LIVES_MAX = 64;
+/** A worker reconnects within seconds; the store's ticks are minutes. */
+const GONE_MINUTES = 2;
 /** Series remembered of one life. */
 const LIFE_SERIES_MAX = 20_000;
 const NAME_MAX_CHARS = 200;
@@ -46,6 +49,10 @@ interface Share {
 
 interface Life {
   sequence: number;
+  /** Since when nothing is heard of it; undefined while it lives. */
+  goneTick: number | undefined;
+  /** Its lost connections were counted. */
+  isSettled: boolean;
   readonly shares: Map<string, Share>;
 }
 
@@ -68,15 +75,28 @@ export function createWorkerTotals(
   const families = new Map(options.map((option) => [option.name, store.family(option)]));
   const lives = new Map<string, Life>();
 
+  /** Shares stay known, so that a worker that was only cut off is not counted twice. */
   const forget = (worker: string): void => {
-    const shares = [...(lives.get(worker)?.shares.values() ?? [])];
-    lives.delete(worker);
-    for (const { series, value } of shares) {
-      if (series.family.options.kind === 'gauge') addToGauge(series, -value);
+    const life = lives.get(worker);
+    if (life === undefined || life.goneTick !== undefined) return;
+    life.goneTick = store.tick;
+    for (const share of life.shares.values()) {
+      if (share.series.family.options.kind !== 'gauge') continue;
+      addToGauge(share.series, -share.value);
+      share.value = 0;
     }
-    for (const { metric, labels, value } of countLostConnections(shares)) {
+  };
+  const settle = (life: Life): void => {
+    if (life.isSettled) return;
+    life.isSettled = true;
+    for (const { metric, labels, value } of countLostConnections(life.shares.values())) {
       const family = families.get(metric);
       if (family !== undefined) store.add(store.series(family, labels), value);
+    }
+  };
+  const settleGone = (): void => {
+    for (const life of lives.values()) {
+      if (life.goneTick !== undefined && store.tick - life.goneTick >= GONE_MINUTES) settle(life);
     }
   };
   const addToGauge = (series: Series, difference: number): void => {
@@ -84,13 +104,17 @@ export function createWorkerTotals(
     store.set(series, sum);
   };
   const lifeOf = (worker: string): Life => {
-    const life = lives.get(worker) ?? { sequence: 0, shares: new Map<string, Share>() };
+    const shares = new Map<string, Share>();
+    const made = { sequence: 0, goneTick: undefined, isSettled: false, shares };
+    const life: Life = lives.get(worker) ?? made;
     // The order of the map is the order in which they were heard last.
     lives.delete(worker);
     lives.set(worker, life);
-    for (const oldest of lives.keys()) {
+    for (const [oldest, old] of lives) {
       if (lives.size <= LIVES_MAX) break;
       forget(oldest);
+      settle(old);
+      lives.delete(oldest);
     }
     return life;
   };
@@ -125,6 +149,7 @@ export function createWorkerTotals(
   };
 
   const save = (): string => {
+    settleGone();
     const table = new Map<string, number>();
     const series: (readonly string[])[] = [];
     const indexOf = (metric: string, labels: readonly string[]): number => {
@@ -165,6 +190,8 @@ export function createWorkerTotals(
       const life = lifeOf(worker);
       if (sequence <= life.sequence) return 0;
       life.sequence = sequence;
+      life.goneTick = undefined;
+      settleGone();
       let leftOut = 0;
       for (const { metric, labels, value } of counters) {
         const share = isAmount(value) ? shareOf(life, metric, labels) : undefined;
@@ -189,6 +216,8 @@ export function createWorkerTotals(
       for (const [worker, sequence, rows] of savedLives) {
         const life = lifeOf(worker);
         life.sequence = sequence;
+        // It may have died while nobody listened.
+        life.goneTick = store.tick;
         for (const [index, value] of rows) {
           const [metric = '', ...labels] = series[index] ?? [];
           const share = shareOf(life, metric, labels);

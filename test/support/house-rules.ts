@@ -85,7 +85,7 @@ const SOURCE_BANS: readonly Ban[] = [
   { pattern: /NODE_TLS_REJECT_UNAUTHORIZED/, instead: 'a trusted root', inStrings: true },
   { pattern: /\.getPeerCertificate\(\s*true\s*\)/, instead: 'getPeerX509Certificate' },
   {
-    pattern: /\bnew RegExp\(\s*(?!['"]|String\.raw`)/,
+    pattern: /\bnew RegExp\((?!\s*(?:['"`]|String\.raw`))/,
     instead: 'a literal, or code that searches',
   },
 ];

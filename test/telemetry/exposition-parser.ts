@@ -57,7 +57,7 @@ export function parseExposition(
       isEnded = true;
       continue;
     }
-    const meta = /^# (HELP|TYPE) ([a-zA-Z_:][a-zA-Z0-9_:]*) (.*)$/.exec(line);
+    const meta = /^# (HELP|TYPE) ([a-zA-Z_:][a-zA-Z0-9_:]*) ([^\n]*)$/.exec(line);
     if (meta !== null) {
       const [, kind, name = '', rest = ''] = meta;
       if (kind === 'HELP') {
@@ -71,7 +71,7 @@ export function parseExposition(
       }
       continue;
     }
-    const sample = /^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)$/.exec(line);
+    const sample = /^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{([^\n]*)\})? (\S+)$/.exec(line);
     if (sample === null) throw new Error(`not a sample: ${line}`);
     const [, name = '', labelText = '', value = ''] = sample;
     const family = families.get(current);

@@ -11,7 +11,7 @@ import t from 'tap';
 import { createFakeClock } from '../../src/base/clock.ts';
 import { createLogWriter } from '../../src/telemetry/log-writer.ts';
 
-const CHILD = 'test/telemetry/log-child.ts';
+const CHILD = new URL('./log-child.ts', import.meta.url).pathname;
 
 interface Report {
   readonly droppedCount: number;

@@ -52,6 +52,7 @@ function createWorkerSide(name: string) {
   const [hits, open] = FAMILIES.map((options) => store.family(options));
   const reports = createMetricReports(store, name);
   return {
+    name,
     clock,
     store,
     hit: (who: string, count = 1) => store.add(store.series(hits!, [who]), count),
@@ -101,6 +102,20 @@ t.test('gauges are sums over living workers', async (t) => {
   t.equal(agent.open('x'), 4.3);
   agent.totals.forget('a1');
   t.equal(agent.open('x'), 0.3);
+});
+
+t.test('a worker that was only cut off counts on, its gauges too', async (t) => {
+  const agent = createAgent();
+  const worker = createWorkerSide('a1');
+  worker.hit('x', 5);
+  worker.setOpen('x', 2);
+  await worker.report(agent.totals);
+  agent.totals.forget('a1');
+  t.equal(agent.open('x'), 0);
+  worker.hit('x', 1);
+  await worker.report(agent.totals);
+  t.equal(agent.hits('x'), 6);
+  t.equal(agent.open('x'), 2);
 });
 
 t.test('a report holds what changed, and everything again after one was not taken', async (t) => {
@@ -201,12 +216,13 @@ t.test(
             worker.hit('x', count);
             counted += count;
           } else if (kind === 'report') await settle(index);
+          else if (kind === 'cut off') agent.totals.forget(worker.name);
           else if (kind === 'lost') await worker.report(agent.totals, 'lost');
           else if (kind === 'unanswered') await worker.report(agent.totals, 'unanswered');
           else if (kind === 'double' && worker.last !== undefined) agent.totals.apply(worker.last);
           else if (kind === 'worker dies') {
             await settle(index);
-            if (count > 50) agent.totals.forget(`life-${index}`);
+            if (count > 50) agent.totals.forget(worker.name);
             workers[index] = fresh();
           } else if (kind === 'agent dies') agent = createAgent(agent.totals.save());
         }
@@ -253,7 +269,8 @@ t.test('lives are bounded: the one heard longest ago is forgotten', async (t) =>
 });
 
 t.test('connections that died with their worker count as closed by RESET', async (t) => {
-  const store = createSeriesStore(createFakeClock());
+  const clock = createFakeClock();
+  const store = createSeriesStore(clock);
   const totals = createWorkerTotals(store, WORKER_FAMILIES);
   const worker = createSeriesStore(createFakeClock());
   const traffic = createTrafficMetrics(worker);
@@ -266,6 +283,9 @@ t.test('connections that died with their worker count as closed by RESET', async
     return Promise.resolve(true);
   });
   totals.forget('a');
+  await clock.advance(3 * 60_000);
+  totals.save();
+  totals.save();
   const sum = (options: FamilyOptions, flag?: string): number => {
     return [...(store.families.get(options.name)?.series.values() ?? [])]
       .filter(({ labels }) => flag === undefined || labels.includes(flag))
