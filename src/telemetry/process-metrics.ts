@@ -11,6 +11,7 @@ import {
   type MetricValueWithName,
 } from 'prom-client';
 
+import type { Registry } from '../base/metrics.ts';
 import { formatLabelPairs, type Exposition } from './exposition.ts';
 import type { SeriesStore } from './series-store.ts';
 import { EVENTLOOP_LAG, RESIDENT_MEMORY } from './worker-metrics.ts';
@@ -42,6 +43,14 @@ export function createProcessMetrics(): ProcessMetrics {
       });
     },
   };
+}
+
+/** Says which program and version this is, under the name that Istio's tools ask for. */
+export function declareBuild(registry: Registry, component: string, tag: string): void {
+  const help = 'Always 1; the labels tell the program and its version';
+  registry
+    .gauge({ name: 'istio_build', help, labels: ['component', 'tag'] })
+    .set(1, [component, tag]);
 }
 
 export interface ProcessGauges {

@@ -15,7 +15,11 @@ import {
   renderExpositions,
 } from '../../src/telemetry/exposition.ts';
 import { serveMetrics } from '../../src/telemetry/metrics-server.ts';
-import { createProcessGauges, createProcessMetrics } from '../../src/telemetry/process-metrics.ts';
+import {
+  createProcessGauges,
+  createProcessMetrics,
+  declareBuild,
+} from '../../src/telemetry/process-metrics.ts';
 import { createRegistry } from '../../src/telemetry/registry.ts';
 import { createSeriesStore } from '../../src/telemetry/series-store.ts';
 import { createTrafficMetrics } from '../../src/telemetry/traffic-metrics.ts';
@@ -149,6 +153,13 @@ t.test('a gauge that cannot be read does not take the scrape down', async (t) =>
     throw new Error('broken');
   });
   t.match(await (await fetch(`${url}/metrics`)).text(), /nodemesh_g 1\n/);
+});
+
+t.test('build is shown under the name that Istio tools ask for', async (t) => {
+  const { registry, url } = await serve(t);
+  declareBuild(registry, 'nodemesh', '0.1.0');
+  const text = await (await fetch(`${url}/metrics`)).text();
+  t.match(text, 'istio_build{component="nodemesh",tag="0.1.0"} 1\n');
 });
 
 t.test('counters take no negative numbers', async (t) => {
