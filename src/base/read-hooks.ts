@@ -4,7 +4,8 @@
  *
  * Facts, tried on Node 24.21 and 26.10: the documented option is not taken for accepted sockets (the server
  * makes them), and `tls.connect` ignores it together with `socket`. All it does is set three symbols on the
- * socket and call `handle.useUserBuffer(buffer)`, and that works at any time, on TCP and TLS handles alike.
+ * socket and call `handle.useUserBuffer(buffer)`, and that works at any time: accepted, connecting, made from
+ * a descriptor, TLS on either side. TLS delivers each record (16 KiB) on its own, with its own ticks after it.
  */
 
 import { Socket } from 'node:net';

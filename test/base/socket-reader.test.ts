@@ -344,6 +344,21 @@ void t.test('createReadBuffers: at its bound buffers are shared and cannot be de
   t.end();
 });
 
+void t.test('createReadBuffers: a lent buffer is nobody else’s until recycled', (t) => {
+  const buffers = createReadBuffers({ ownMax: 1, sizeBytes: 4096 });
+  const slot = buffers.acquire();
+  const fresh = buffers.lend();
+  t.not(fresh, slot.whole, 'one in use is not lent');
+  buffers.release(slot);
+  const lent = buffers.lend();
+  t.equal(lent, slot.whole, 'a free one is');
+  t.equal(buffers.ownCount, 0);
+  t.not(buffers.acquire().whole, lent);
+  buffers.recycle(lent);
+  t.equal(buffers.ownCount, 1, 'beyond the bound nothing is kept');
+  t.end();
+});
+
 void t.test('createReadBuffers: this Node reads into our buffers', (t) => {
   t.not(createReadBuffers().hooks, undefined, 'if this fails, everything works but with copies');
   t.end();

@@ -56,6 +56,19 @@ for (const code of [CANCEL, NO_ERROR]) {
   });
 }
 
+void t.test('relayStream: RST_STREAM 10 after END_STREAM is reported as a reset', async (t) => {
+  await withBare(t, async ({ stream, b, results }) => {
+    stream.write(Buffer.from('all of it'));
+    stream.end();
+    await b.until((app) => app.ended);
+    stream.reset(CONNECT_ERROR);
+    const [result] = await results;
+    t.match(result, { flag: 'RESET', bytesToA: 9 });
+    t.equal(String(b.bytes), 'all of it');
+    b.socket.destroy();
+  });
+});
+
 void t.test('relayStream: an application that resets is CONNECT_ERROR on the stream', async (t) => {
   await withBare(t, async ({ b, events, results }) => {
     b.socket.resetAndDestroy();
