@@ -39,7 +39,7 @@ export const ALIASES_MAX = 100;
 export const VALUES_MAX = 500_000;
 /** Each level of nesting takes up to two tokens on the parser's stack, and a document one. */
 const STACK_MAX = 2 * DEPTH_MAX + 4;
-/** One document is read in one turn of the loop: about 0.6 s for so much. JSON files are not held to it. */
+/** One document is composed in one turn of the loop: up to 0.1 s for so much (tried). JSON files are not held to it. */
 export const DOCUMENT_CHARS_MAX = 1_048_576;
 /** Lexemes read between two looks at the clock. */
 const LEXEMES_PER_LOOK = 256;
@@ -59,6 +59,14 @@ export async function* readYamlDocuments(
   text: string,
   slice: TimeSlice,
 ): AsyncGenerator<YamlDocument> {
+  for (const step of readSteps(text)) {
+    if (step !== undefined) yield step;
+    if (slice.spent) await slice.yield();
+  }
+}
+
+/** Documents, and undefined wherever the work may pause. */
+function* readSteps(text: string): Generator<YamlDocument | undefined> {
   const lines = new LineCounter();
   lines.addNewLine(0);
   const composer = new Composer({
@@ -68,22 +76,21 @@ export async function* readYamlDocuments(
     logLevel: 'silent',
   });
   let count = 0;
-  try {
-    for await (const token of readTokens(text, lines, slice)) {
-      for (const document of composer.next(token)) {
-        if (++count > DOCUMENTS_MAX) {
-          throw new YamlRefusal(
-            document.range[0],
-            `The file has more than ${DOCUMENTS_MAX} documents`,
-          );
-        }
-        if (hasContent(document)) yield readDocument(document, text, lines);
-        if (slice.spent) await slice.yield();
+  const take = function* (documents: Iterable<Document.Parsed>): Generator<YamlDocument> {
+    for (const document of documents) {
+      if (++count > DOCUMENTS_MAX) {
+        const message = `The file has more than ${DOCUMENTS_MAX} documents`;
+        throw new YamlRefusal(document.range[0], message);
       }
-    }
-    for (const document of composer.end()) {
       if (hasContent(document)) yield readDocument(document, text, lines);
     }
+  };
+  try {
+    for (const token of readTokens(text, lines)) {
+      if (token !== undefined) yield* take(composer.next(token));
+      yield undefined;
+    }
+    yield* take(composer.end());
   } catch (error) {
     // A RangeError is the package's recursion; the bounds above should leave none.
     if (!(error instanceof YamlRefusal) && !(error instanceof RangeError)) throw error;
@@ -92,11 +99,7 @@ export async function* readYamlDocuments(
   }
 }
 
-async function* readTokens(
-  text: string,
-  lines: LineCounter,
-  slice: TimeSlice,
-): AsyncGenerator<CST.Token> {
+function* readTokens(text: string, lines: LineCounter): Generator<CST.Token | undefined> {
   const parser = new Parser(lines.addNewLine);
   let count = 0;
   let start = 0;
@@ -112,7 +115,7 @@ async function* readTokens(
     if (parser.stack.length > STACK_MAX) {
       throw new YamlRefusal(parser.offset, `The document is nested more than ${DEPTH_MAX} deep`);
     }
-    if (++count % LEXEMES_PER_LOOK === 0 && slice.spent) await slice.yield();
+    if (++count % LEXEMES_PER_LOOK === 0) yield undefined;
   }
   yield* parser.end();
 }

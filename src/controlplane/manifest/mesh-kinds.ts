@@ -189,8 +189,8 @@ function readSource(source: Fields): SourceMatch {
     l7Fields: presentLists(source, SOURCE_L7),
   };
   const set = Object.values(match).some((list: readonly unknown[]) => list.length > 0);
-  if (!set) source.problem(undefined, 'must set at least one field');
   source.refuseUnknown();
+  if (!set) source.problem(undefined, 'must set at least one field');
   return match;
 }
 
@@ -200,10 +200,10 @@ function readOperation(operation: Fields): OperationMatch {
     notPorts: readPorts(operation, 'notPorts'),
     l7Fields: presentLists(operation, OPERATION_L7),
   };
+  operation.refuseUnknown();
   if (match.ports.length + match.notPorts.length + match.l7Fields.length === 0) {
     operation.problem(undefined, 'must set at least one field');
   }
-  operation.refuseUnknown();
   return match;
 }
 
