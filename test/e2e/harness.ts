@@ -71,10 +71,14 @@ export async function createTestMesh(t: Test, options: TestMeshOptions = {}): Pr
   });
   let running: RunningMesh | undefined;
   running = await startDemoMesh(mesh, native, createSystemClock(), {
-    'namespace.yaml': shopNamespace(enrolled),
+    'namespace.yaml': shopNamespace(false),
     ...manifests,
   });
-  if (enrolled) await untilCaptured(running, 4);
+  if (enrolled) {
+    // Not before: a node is not ready while an enrolled pod has no network yet, and pods wait for ready nodes.
+    mesh.writeManifest('namespace.yaml', shopNamespace(true));
+    await untilCaptured(running, 4);
+  }
   return { ...running, native, dir };
 }
 
