@@ -10,6 +10,7 @@ import {
   CART,
   childrenOf,
   DB,
+  epochMs,
   describeLoad,
   expect,
   holdCounts,
@@ -166,7 +167,9 @@ const workerKilled: Step = {
     const before = await holdCounts(context, 'kept');
     const load = await underLoad(context, 'worker', async () => {
       if (victim !== undefined) process.kill(victim, 'SIGKILL');
+      const killedMs = epochMs();
       await wait(1000);
+      return killedMs;
     });
     const after = await holdCounts(context, 'kept');
     const lost = after.lost - before.lost;

@@ -28,6 +28,8 @@ export interface LoadCounts {
   readonly slowestMs: number;
   /** The first few reasons. */
   readonly errors: readonly string[];
+  /** When the failed ones began, the first few of them: milliseconds since 1970. */
+  readonly failedStartsMs: readonly number[];
 }
 
 export interface HoldCounts {
@@ -40,6 +42,7 @@ export interface HoldCounts {
 }
 
 const ERRORS_KEPT = 5;
+const STARTS_KEPT = 1000;
 const EXCHANGE_MS = 100;
 const ANSWER_MAX = 4096;
 
@@ -87,17 +90,20 @@ export interface Load {
 /** `perSecond` new connections, evenly spaced, round robin over the targets. */
 export function startLoad(targets: readonly Target[], perSecond: number, timeoutMs: number): Load {
   const errors: string[] = [];
+  const failedStartsMs: number[] = [];
   const running = new Set<Promise<void>>();
   let sent = 0;
   let good = 0;
   let failed = 0;
   let slowestMs = 0;
   const one = async (target: Target): Promise<void> => {
+    const startMs = performance.timeOrigin + performance.now();
     const result = await probe(target, timeoutMs);
     slowestMs = Math.max(slowestMs, result.durationMs);
     if (result.ok) good++;
     else {
       failed++;
+      if (failedStartsMs.length < STARTS_KEPT) failedStartsMs.push(startMs);
       if (errors.length < ERRORS_KEPT) errors.push(`${target.host}:${target.port}: ${result.text}`);
     }
   };
@@ -107,7 +113,7 @@ export function startLoad(targets: readonly Target[], perSecond: number, timeout
     const job = one(target).finally(() => running.delete(job));
     running.add(job);
   }, 1000 / perSecond);
-  const counts = (): LoadCounts => ({ sent, ok: good, failed, slowestMs, errors });
+  const counts = (): LoadCounts => ({ sent, ok: good, failed, slowestMs, errors, failedStartsMs });
   return {
     counts,
     async stop() {

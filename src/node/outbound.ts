@@ -9,7 +9,7 @@
 
 import type { Socket } from 'node:net';
 
-import { errorFromNode, MeshError } from '../base/errors.ts';
+import { errorFromNode, MeshError, type ErrorCode } from '../base/errors.ts';
 import { formatSocketAddress, type SocketAddress } from '../core/address.ts';
 import type { EdgePeer } from '../core/connection-record.ts';
 import type { SpiffeId } from '../core/identity.ts';
@@ -30,6 +30,19 @@ import { runRelay } from './run-relay.ts';
 
 /** Endpoints tried for one connection. */
 const ATTEMPTS_MAX = 3;
+/**
+ * Times an endpoint is tried again because its tunnel broke before an answer: its proxy's worker died or was
+ * replaced, and another one listens. Safe, since nothing of the application was sent.
+ */
+const BROKEN_TUNNELS_MAX = 2;
+/** How that looks here. A refusal and an endpoint that nobody answers at are not among them. */
+const BROKEN_TUNNEL: ReadonlySet<ErrorCode> = new Set([
+  'MESH_TUNNEL_CLOSED',
+  'MESH_TUNNEL_HANDSHAKE_FAILED',
+  'MESH_CONNECTION_RESET',
+  'MESH_CONNECTION_CLOSED',
+  'MESH_HTTP2_GOAWAY',
+]);
 /** Times a destination may turn out to be not known yet. */
 const LOOKUPS_MAX = 4;
 
@@ -67,6 +80,7 @@ class OutboundConnection {
   #cancel: () => void = () => {};
   #load: ConnectionHandle | undefined;
   #attempts = 0;
+  #brokenTunnels = 0;
   #lookups = 0;
   #settled = false;
   /** Facts of the destination tried last, for the record. */
@@ -210,16 +224,21 @@ class OutboundConnection {
     this.#load?.end();
     this.#load = undefined;
     const uid = this.#workload?.uid;
-    if (!error.retryable || uid === undefined || this.#service === undefined) {
+    const client = this.#pod.workload();
+    if (!error.retryable || uid === undefined || client === undefined) {
+      this.fail(error);
+      return;
+    }
+    const isBroken = this.#transport === 'hbone' && BROKEN_TUNNEL.has(error.code);
+    if (isBroken && this.#brokenTunnels++ < BROKEN_TUNNELS_MAX) {
+      this.#resolve();
+      return;
+    }
+    if (this.#service === undefined || this.#attempts >= ATTEMPTS_MAX) {
       this.fail(error);
       return;
     }
     this.#excluded.add(uid);
-    const client = this.#pod.workload();
-    if (client === undefined || this.#attempts >= ATTEMPTS_MAX) {
-      this.fail(error);
-      return;
-    }
     const next = this.#context.state.resolveDestination(this.original, client, this.#excluded);
     // The reason of the endpoint that failed says more than "no other endpoint is left".
     if (next.kind === 'refused' || next.kind === 'pending') this.fail(error);

@@ -50,11 +50,18 @@ export interface Handshakes {
   ): () => void;
 }
 
-function failed(reason: string, cause?: unknown): MeshError {
+/** `retryable` for a connection that went away without a word: its proxy may have been replaced. */
+function failed(reason: string, cause?: unknown, retryable = false): MeshError {
   return new MeshError('MESH_TUNNEL_HANDSHAKE_FAILED', `Tunnel handshake failed: ${reason}`, {
     cause,
     flag: 'TLS_FAILURE',
+    retryable,
   });
+}
+
+/** OpenSSL's errors, alerts among them, have codes of their own; ECONNRESET is the connection's. */
+function failedBy(error: NodeJS.ErrnoException): MeshError {
+  return failed(error.message, error, error.code === 'ECONNRESET' || error.code === 'EPIPE');
 }
 
 export function createHandshakes(clock: Clock): Handshakes {
@@ -84,9 +91,9 @@ export function createHandshakes(clock: Clock): Handshakes {
       handlers.onError(error);
     };
     const item: Unfinished = { fail };
-    tls.on('error', (error) => fail(failed(error.message, error)));
-    raw.on('error', (error) => fail(failed(error.message, error)));
-    tls.on('close', () => fail(failed('the peer closed the connection')));
+    tls.on('error', (error) => fail(failedBy(error)));
+    raw.on('error', (error) => fail(failedBy(error)));
+    tls.on('close', () => fail(failed('the peer closed the connection', undefined, true)));
     const timer = clock.after(HANDSHAKE_TIMEOUT_MS, () => {
       const message = `Tunnel handshake failed: not finished in ${HANDSHAKE_TIMEOUT_MS / 1000} s; a NetworkPolicy may block port 15008`;
       fail(new MeshError('MESH_TUNNEL_HANDSHAKE_TIMEOUT', message, { flag: 'TLS_FAILURE' }));
