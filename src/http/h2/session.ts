@@ -105,7 +105,7 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
     this.budget = createAbuseBudget(clock, this.limits);
     // We gather by ourselves; Nagle would only hold answers back until the peer's delayed ACK (40 ms, tried).
     socket.setNoDelay(true);
-    this.#output = new Output(socket, () => this.sender.pump());
+    this.#output = new Output(socket, () => this.sender.onWritable());
     this.sender = new Sender(this.#output, this.#peer, this.budget);
     this.connection = new ConnectionWindow(clock, options.windowBudget, (streamId, bytes) => {
       if (this.#state !== 'closed') this.sender.windowUpdate(streamId, bytes);

@@ -19,7 +19,7 @@ import {
 } from './contract.ts';
 import { errorCodeName } from './frames.ts';
 import type { StreamWindow } from './receive-window.ts';
-import type { Sender, SendingStream } from './sender.ts';
+import { BULK_BYTES, type Sender, type SendingStream } from './sender.ts';
 import { resetHere, streamOverLimit } from './session-errors.ts';
 
 /** Bytes queued in one stream beyond which its writer is told to stop. */
@@ -163,13 +163,13 @@ export class Stream implements H2ServerStream, SendingStream {
     if (this.#closed || this.#endRequested) return true;
     const sent = this.hasQueued ? 0 : this.#owner.sender.data(this, chunk, 0, chunk.length, false);
     if (sent < chunk.length) this.#enqueue(chunk, sent);
-    return this.#mayGoOn();
+    return this.#mayGoOn(chunk.length);
   }
 
   writeFramed(buffer: Buffer, payloadBytes: number): boolean {
     if (this.#closed || this.#endRequested) return true;
     if (!this.hasQueued && this.#owner.sender.framed(this, buffer, payloadBytes)) {
-      return this.#mayGoOn();
+      return this.#mayGoOn(payloadBytes);
     }
     return this.write(buffer.subarray(FRAME_HEADER_BYTES, FRAME_HEADER_BYTES + payloadBytes));
   }
@@ -303,9 +303,11 @@ export class Stream implements H2ServerStream, SendingStream {
     }
   }
 
-  #mayGoOn(): boolean {
+  /** After a write of `bytes`. */
+  #mayGoOn(bytes: number): boolean {
     const { sender } = this.#owner;
-    if (this.#queuedBytes <= STREAM_QUEUE_HIGH_BYTES && !sender.blocked) return true;
+    const mustWait = sender.blocked || (bytes >= BULK_BYTES && sender.busy);
+    if (this.#queuedBytes <= STREAM_QUEUE_HIGH_BYTES && !mustWait) return true;
     this.#wantsDrain = true;
     if (!this.hasQueued) sender.wait(this);
     return false;
