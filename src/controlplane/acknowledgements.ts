@@ -34,9 +34,9 @@ export interface AcknowledgementsOptions {
   /** Undefined when nobody can tell: every wait then takes `blindMs`. */
   readonly behind: NodesBehind | undefined;
   /** Default 1,000. */
-  readonly blindMs?: number;
+  readonly blindMs?: number | undefined;
   /** Default 250. */
-  readonly marginMs?: number;
+  readonly marginMs?: number | undefined;
 }
 
 const BLIND_DEFAULT_MS = 1_000;

@@ -28,7 +28,7 @@ export interface PublisherOptions {
   /** After each batch. */
   readonly onPublished: () => void;
   /** How long changes are gathered. Default 50. */
-  readonly gatherMs?: number;
+  readonly gatherMs?: number | undefined;
   /** The longest wait for an acknowledgement before things go on without it. Default 5,000. */
   readonly acknowledgeLimitMs?: number;
 }

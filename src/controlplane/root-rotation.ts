@@ -31,9 +31,9 @@ export interface RootRotationOptions {
   /** Who may still use a certificate of another issuer. */
   readonly outdated: () => readonly Holder[];
   /** How long absent nodes are waited for before the new root issues. Default one hour. */
-  readonly absentNodeWaitMs?: number;
+  readonly absentNodeWaitMs?: number | undefined;
   /** Between the last acknowledgement and the next step: workers follow their agent. Default 1,000. */
-  readonly marginMs?: number;
+  readonly marginMs?: number | undefined;
 }
 
 export interface RootRotation extends Disposable {

@@ -57,10 +57,19 @@ export interface ControlPlaneOptions {
    * a fixed time.
    */
   readonly behind?: NodesBehind;
+  readonly tuning?: ControlPlaneTuning;
   /** Another root issues from now on: whoever holds a certificate of the CA's should renew it. */
   readonly onIssuerChanged?: () => void;
   /** The trusted roots have changed. */
   readonly onRootsChanged?: () => void;
+}
+
+/** Waits, for tests that have no time; the defaults are those of publisher, acknowledgements and rotation. */
+export interface ControlPlaneTuning {
+  readonly gatherMs?: number;
+  readonly acknowledgeMarginMs?: number;
+  readonly rotationMarginMs?: number;
+  readonly absentNodeWaitMs?: number;
 }
 
 export interface ControlPlaneStatus {
@@ -137,7 +146,12 @@ class Service implements ControlPlane {
     this.#metrics = createControlPlaneMetrics(options.registry);
     this.#limits = createSigningLimits(clock);
     this.#ledger = createLeafLedger(clock, this.#leafTtlMaxMs);
-    this.#acknowledgements = createAcknowledgements({ clock, behind: options.behind });
+    const { gatherMs, acknowledgeMarginMs } = options.tuning ?? {};
+    this.#acknowledgements = createAcknowledgements({
+      clock,
+      behind: options.behind,
+      marginMs: acknowledgeMarginMs,
+    });
     this.#publisher = createPublisher({
       clock,
       logger,
@@ -146,6 +160,7 @@ class Service implements ControlPlane {
       acknowledgements: this.#acknowledgements,
       captureStore: options.captureStore,
       onPublished: () => this.#published(),
+      gatherMs,
     });
     this.#publishBundle();
     this.#rotation = 'phase' in ca ? this.#createRotation(ca) : undefined;
@@ -298,6 +313,8 @@ class Service implements ControlPlane {
       bundleTaken: () => this.#bundleTaken(),
       absentNodes: () => this.#absentNodes(),
       outdated: () => this.#ledger.outdated(this.#holders(), ca.issuerId),
+      marginMs: this.#options.tuning?.rotationMarginMs,
+      absentNodeWaitMs: this.#options.tuning?.absentNodeWaitMs,
     });
   }
 

@@ -30,9 +30,9 @@ interface Folder {
   readonly path: string;
   readonly source: FilesSource;
   /** What changed since the last look, sorted. */
-  changes(): string[];
-  write(name: string, text: string): Promise<void>;
-  errors(): string[];
+  readonly changes: () => string[];
+  readonly write: (name: string, text: string) => Promise<void>;
+  readonly errors: () => string[];
 }
 
 async function openFolder(
