@@ -34,6 +34,7 @@ import { createReconciler } from '../redirect/reconcile.ts';
 import { openSpool } from '../redirect/spool.ts';
 import { createAgentTelemetry } from './agent-telemetry.ts';
 import { readNodeConfig } from './config/settings.ts';
+import { serveProcessAdmin } from './process-telemetry.ts';
 import { dialController, type SessionParts } from './dial.ts';
 
 const SAVE_KEYS_MS = 1000;
@@ -102,6 +103,11 @@ function serveWorkers(parts: SessionParts, logger: Logger, agent: Agent, path: s
     process.exit(1);
   });
   server.listen(path, () => chmodSync(path, 0o600));
+}
+
+/** Without the key. */
+function describeCertificate({ identity, serial, notAfterMs }: WorkloadCertificate): unknown {
+  return { identity, serial, notAfter: new Date(notAfterMs).toISOString() };
 }
 
 export async function runAgent(): Promise<void> {
@@ -219,5 +225,10 @@ export async function runAgent(): Promise<void> {
     handle: (request) => agent.handleCni(request),
   });
   telemetry.serveMetrics(config.metricsPort);
+  await serveProcessAdmin(join(config.runDir, `agent-admin-${process.pid}.sock`), telemetry, [
+    ['captured', () => agent.capture.captured],
+    ['reports', () => agent.capture.reports],
+    ['certificates', () => certificates.certificates().map(describeCertificate)],
+  ]);
   await agent.run(stop.signal);
 }

@@ -27,7 +27,7 @@ import { openSelfSignedCa, type SelfSignedCa } from '../identity/self-signed-ca.
 import { bundlePem } from '../identity/trust-bundle.ts';
 import { readControllerConfig, type ControllerConfig } from './config/settings.ts';
 import { serveController, type ControllerServer } from './controller-server.ts';
-import { createProcessTelemetry } from './process-telemetry.ts';
+import { createProcessTelemetry, serveProcessAdmin } from './process-telemetry.ts';
 
 /** The intermediate is replaced at half of its life; looking hourly is more than enough. */
 const MAINTAIN_CA_MS = 3_600_000;
@@ -146,6 +146,10 @@ export async function runController(): Promise<void> {
     }),
   });
   telemetry.serveMetrics(config.metricsPort);
+  await serveProcessAdmin(join(config.stateDir, 'admin.sock'), telemetry, [
+    ['status', () => controlPlane.status()],
+    ['manifests', () => source.report()],
+  ]);
   logger.info('controller is ready', { port: config.port });
 
   const leave = (): void => {

@@ -1,8 +1,9 @@
 /** Log, registry and metrics port of one process, joined: the shape every program shares. */
 
+import { serveAdmin } from '../admin/admin-server.ts';
 import type { Clock } from '../base/clock.ts';
 import type { LogFields } from '../base/logger.ts';
-import { createLogger, isLogLevel, type RootLogger } from '../telemetry/logger.ts';
+import { createLogger, isLogLevel, LOG_LEVELS, type RootLogger } from '../telemetry/logger.ts';
 import { createLogWriter, type LogWriter } from '../telemetry/log-writer.ts';
 import { serveMetrics } from '../telemetry/metrics-server.ts';
 import { createProcessMetrics } from '../telemetry/process-metrics.ts';
@@ -67,4 +68,30 @@ export function createProcessTelemetry(
       writer.flushSync();
     },
   };
+}
+
+/** The admin socket of a process: dumps and the log level, for root on this machine only (T110). */
+export async function serveProcessAdmin(
+  path: string,
+  telemetry: Pick<ProcessTelemetry, 'logger'>,
+  sections: Iterable<readonly [string, () => unknown]>,
+): Promise<void> {
+  const { logger } = telemetry;
+  try {
+    await serveAdmin({
+      path,
+      logger,
+      sections: new Map(sections),
+      logging: {
+        levels: LOG_LEVELS,
+        level: () => logger.level,
+        setLevel(level) {
+          if (isLogLevel(level)) logger.setLevel(level);
+        },
+      },
+    });
+  } catch (error) {
+    // Nobody's traffic depends on it.
+    logger.warn('cannot serve the admin socket', { path, error });
+  }
 }

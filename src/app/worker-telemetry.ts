@@ -12,7 +12,7 @@ import { createProcessTelemetry, type ProcessTelemetry } from './process-telemet
 export interface WorkerTelemetry extends ProcessTelemetry {
   readonly reporter: ConnectionReporter;
   /** Hands what was counted since the last success to the agent. */
-  deliver(send: (delta: TrafficDelta) => Promise<boolean>): void;
+  deliver(send: (delta: TrafficDelta) => Promise<boolean>): Promise<void>;
 }
 
 export function createWorkerTelemetry(clock: Clock, level: string, slot: string): WorkerTelemetry {
@@ -28,7 +28,7 @@ export function createWorkerTelemetry(clock: Clock, level: string, slot: string)
     reporter: createConnectionReporter(store, createAccessLog(logger)),
     deliver(send) {
       gauges.observe();
-      void reports.deliver(send);
+      return reports.deliver(send);
     },
   };
 }

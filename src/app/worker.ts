@@ -1,12 +1,18 @@
 /** Composition root of a worker: started by the supervisor, never by hand. */
 
+import { dirname, join } from 'node:path';
+
 import { createReadBuffers } from '../base/buffer-pool.ts';
 import { createSystemClock } from '../base/clock.ts';
 import { MeshError } from '../base/errors.ts';
 import { createNullRegistry } from '../base/metrics.ts';
 import { createSystemRandom } from '../base/system-random.ts';
 import { createDiscoveryClient } from '../discovery/client.ts';
-import { listenerReportResource, trafficDeltaResource } from '../discovery/codec-local.ts';
+import {
+  listenerReportResource,
+  trafficDeltaResource,
+  type TrafficDelta,
+} from '../discovery/codec-local.ts';
 import { TYPE_URL } from '../discovery/type-urls.ts';
 import { createH2Session } from '../http/h2/session.ts';
 import { createWindowBudget } from '../http/h2/window-budget.ts';
@@ -21,6 +27,7 @@ import { workerSubscriptions } from '../node/worker-feed.ts';
 import { createWorker } from '../node/worker.ts';
 import { createNodeState } from '../state/node-state.ts';
 import { dialAgent } from './dial.ts';
+import { serveProcessAdmin } from './process-telemetry.ts';
 import { createWorkerTelemetry } from './worker-telemetry.ts';
 
 const DELTA_MS = 1000;
@@ -44,7 +51,17 @@ export async function runWorker(): Promise<void> {
   const descriptors = { limit: raiseDescriptorLimit(native), openCount: openDescriptorCount };
   const readBuffers = createReadBuffers();
   const parts = { clock, readBuffers, windowBudget: createWindowBudget() };
-  const tell = (message: ToSupervisor): void => void process.send?.(message);
+  const tell = (message: ToSupervisor): void => {
+    if (message.kind === 'drained') {
+      // The supervisor kills who has drained: what was counted and logged goes first.
+      void telemetry.deliver(deliver).then(() => {
+        telemetry.writer.flushSync();
+        process.send?.(message);
+      });
+    } else process.send?.(message);
+  };
+  const deliver = (delta: TrafficDelta): Promise<boolean> =>
+    client.deliver(TYPE_URL.trafficDelta, [trafficDeltaResource(delta)]);
 
   const credentials = createCredentials();
   const state = createNodeState({
@@ -111,11 +128,14 @@ export async function runWorker(): Promise<void> {
   });
   await started.promise;
 
-  clock.every(DELTA_MS, () => {
-    telemetry.deliver((delta) =>
-      client.deliver(TYPE_URL.trafficDelta, [trafficDeltaResource(delta)]),
-    );
-  });
+  clock.every(DELTA_MS, () => void telemetry.deliver(deliver));
+  await serveProcessAdmin(join(dirname(agentSocket), `worker-${process.pid}.sock`), telemetry, [
+    ['pods', () => [...state.pods.capturedPods()]],
+    ['workloads', () => state.workloads.all()],
+    ['services', () => state.services.all()],
+    ['policies', () => state.policies.all()],
+    ['connections', () => ({ open: worker.connectionCount })],
+  ]);
   client.whenSynced([TYPE_URL.authorization], abort.signal).then(
     () => state.markPoliciesSynced(),
     () => {},

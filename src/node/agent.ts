@@ -214,24 +214,24 @@ export function createAgent(options: AgentOptions): Agent {
   const setPod = (pod: LocalPod): void => {
     localPods.add(pod.podUid);
     capture.setPod(pod);
-    if (pod.enrolled) search();
+    if (pod.enrolled) void search();
   };
 
-  /** Enrolled pods that the CNI did not tell us of are found by their processes (design, section 3.7). */
-  let searching = false;
-  const search = (): void => {
+  /** Enrolled pods whose namespace is not known here: from the registry, or by their processes (design 3.7). */
+  let searching: Promise<void> | undefined;
+  const search = (): Promise<void> => {
     const wanted = capture.homeless;
-    if (searching || retired || wanted.size === 0) return;
-    searching = true;
-    options.namespaces
+    if (retired || wanted.size === 0) return searching ?? Promise.resolve();
+    searching ??= options.namespaces
       .findAll(wanted)
       .then((found) => {
         for (const [uid, namespace] of found) capture.setNamespace(uid, namespace);
       })
       .catch((error: unknown) => logger.warn('cannot look for pod namespaces', { error }))
       .finally(() => {
-        searching = false;
+        searching = undefined;
       });
+    return searching;
   };
 
   const save = (): void => {
@@ -360,8 +360,9 @@ export function createAgent(options: AgentOptions): Agent {
         complete();
         tellState();
       };
-      const searcher = clock.every(SEARCH_MS, search);
-      if (restored) finish();
+      const searcher = clock.every(SEARCH_MS, () => void search());
+      // Workers that live on must not be told that their pods are gone.
+      if (restored) await search().then(finish);
       clock.after(REPORT_HOLD_MS, () => {
         holdingReports = false;
         report();
@@ -371,7 +372,7 @@ export function createAgent(options: AgentOptions): Agent {
       client.whenSynced(MIRRORED, signal).then(
         () => {
           dropUnconfirmed();
-          finish();
+          return search().then(finish);
         },
         () => {},
       );

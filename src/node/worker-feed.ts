@@ -8,7 +8,7 @@ import type { Clock } from '../base/clock.ts';
 import { sleep } from '../base/clock.ts';
 import type { Result } from '../base/result.ts';
 import type { PodUid } from '../core/pod.ts';
-import { parseIdentity, type SpiffeId } from '../core/identity.ts';
+import { formatIdentity, parseIdentity, type SpiffeId } from '../core/identity.ts';
 import type { TypeSubscription } from '../discovery/client.ts';
 import type { TypeUpdate } from '../discovery/client-type.ts';
 import {
@@ -139,8 +139,11 @@ export function workerSubscriptions(options: WorkerFeedOptions): readonly TypeSu
       typeUrl: TYPE_URL.workloadSecret,
       mode: 'wildcard',
       async apply({ resources, removed }) {
+        // An agent that starts anew may not have the certificate of a pod we serve yet; ours is good meanwhile.
+        const used = new Set<string>();
+        for (const { pod } of state.pods.capturedPods()) used.add(formatIdentity(pod));
         for (const name of removed) {
-          if (parseIdentity(name).ok) credentials.remove(name as SpiffeId);
+          if (!used.has(name) && parseIdentity(name).ok) credentials.remove(name as SpiffeId);
         }
         const rejections: Rejection[] = [];
         for (const { name, body } of resources) {
