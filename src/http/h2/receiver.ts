@@ -18,6 +18,7 @@ import { PING_BYTES } from './sender.ts';
 import { protocolError } from './session-errors.ts';
 import { SETTING_BYTES, SETTINGS_MAX } from './settings.ts';
 import type { Stream } from './stream.ts';
+import type { AbsentStream } from './stream-table.ts';
 
 const RST_BYTES = 4;
 const PRIORITY_BYTES = 5;
@@ -25,9 +26,6 @@ const UPDATE_BYTES = 4;
 const GOAWAY_MIN_BYTES = 8;
 /** Debug data beyond this is nobody's. */
 const GOAWAY_MAX_BYTES = 16 * 1024;
-
-/** What a stream id that is not open means. */
-export type AbsentStream = 'idle' | 'reset-here' | 'closed' | 'skipped';
 
 export interface ReceiverHost {
   readonly stopped: boolean;

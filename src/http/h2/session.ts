@@ -26,13 +26,13 @@ import { startKeepalive, type Keepalive } from './keepalive.ts';
 import { H2_LIMITS_DEFAULT, type H2Limits } from './limits.ts';
 import { Output } from './output.ts';
 import { ConnectionWindow, StreamWindow, STREAM_WINDOW_BYTES } from './receive-window.ts';
-import { Receiver, type AbsentStream, type ReceiverHost } from './receiver.ts';
+import { Receiver, type ReceiverHost } from './receiver.ts';
 import { PING_BYTES, Sender } from './sender.ts';
 import { applySettings, createPeerSettings, encodeSettings } from './settings.ts';
 import type { H2SessionOptions } from './session-options.ts';
 import * as errors from './session-errors.ts';
 import { Stream, type StreamOwner } from './stream.ts';
-import { StreamHistory } from './stream-history.ts';
+import { StreamTable, type AbsentStream } from './stream-table.ts';
 
 const FRAME_SIZE_ADVERTISED = 256 * 1024;
 /** Bytes a peer may still send after its session has failed; more, and the socket is destroyed at once. */
@@ -63,20 +63,14 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
   readonly #receiver: Receiver;
   readonly #keepalive: Keepalive;
   readonly #peer = createPeerSettings();
-  readonly #streams = new Map<number, Stream>();
-  readonly #history: StreamHistory;
+  readonly #streams: StreamTable;
   readonly #initialWindowBytes: number;
   readonly #bornMs: number;
   #state: 'open' | 'draining' | 'closed' = 'open';
-  #nextId = 1;
-  /** Highest id the peer has opened. */
-  #lastPeerId = 0;
   /** Ids above it are not served: we have said so in the last GOAWAY. */
   #lastServedId = STREAM_ID_MAX;
   #finalGoawaySent = false;
   #settingsAcked = false;
-  /** Closed streams whose handlers still work. */
-  #retained = 0;
   #queuedBytes = 0;
   #prefaceBytes = 0;
   #pingSentMs: number | undefined;
@@ -101,7 +95,7 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
     this.limits = { ...H2_LIMITS_DEFAULT, ...options.limits };
     this.maxFrameBytes = options.maxFrameBytes ?? FRAME_SIZE_ADVERTISED;
     this.#initialWindowBytes = options.initialWindowBytes ?? STREAM_WINDOW_BYTES;
-    this.#history = new StreamHistory();
+    this.#streams = new StreamTable(this.isServer);
     this.budget = createAbuseBudget(clock, this.limits);
     // We gather by ourselves; Nagle would only hold answers back until the peer's delayed ACK (40 ms, tried).
     socket.setNoDelay(true);
@@ -146,23 +140,21 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
 
   get streamSlots(): number {
     if (this.#state !== 'open' || this.isServer) return 0;
-    const ids = Math.floor((this.limits.streamIdMax - this.#nextId) / 2) + 1;
+    const ids = Math.floor((this.limits.streamIdMax - this.#streams.nextId) / 2) + 1;
     return Math.max(0, Math.min(this.#peer.maxConcurrentStreams - this.#streams.size, ids));
   }
 
   request(headers: HeaderList, handlers: H2StreamHandlers, endStream: boolean): H2Stream {
-    if (this.streamSlots === 0) {
-      throw errors.noSlots();
-    }
+    if (this.streamSlots === 0) throw errors.noSlots();
     const method = headers.find(([name]) => name === ':method')?.[1] ?? '';
-    const stream = this.#createStream(this.#nextId, method);
+    const stream = this.#createStream(this.#streams.nextId, method);
     // Before the stream is known: it throws for headers that may not be sent.
     this.sender.headers(stream.id, headers, endStream);
-    this.#nextId += 2;
-    this.#streams.set(stream.id, stream);
+    this.#streams.nextId += 2;
+    this.#streams.add(stream);
     stream.setHandlers(handlers);
     stream.requested(endStream);
-    if (this.#nextId > this.limits.streamIdMax) this.drain();
+    if (this.#streams.nextId > this.limits.streamIdMax) this.drain();
     return stream;
   }
 
@@ -181,7 +173,7 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
   destroy(error?: MeshError): void {
     if (this.#state !== 'closed') {
       const code = error === undefined ? H2_ERROR.NO_ERROR : H2_ERROR.INTERNAL_ERROR;
-      this.sender.goaway(this.#lastPeerId, code);
+      this.sender.goaway(this.#streams.lastPeerId, code);
       this.#output.flush();
       this.#close(error);
     }
@@ -213,25 +205,18 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
   }
 
   absent(streamId: number): AbsentStream {
-    const ours = streamId % 2 === 1 && !this.isServer;
-    const theirs = streamId % 2 === 1 && this.isServer;
-    if (!(ours && streamId < this.#nextId) && !(theirs && streamId <= this.#lastPeerId)) {
-      return 'idle';
-    }
-    return this.#history.find(streamId);
+    return this.#streams.absent(streamId);
   }
 
   onStreamClosed(stream: Stream): void {
-    this.#streams.delete(stream.id);
-    if (!stream.done) this.#retained++;
-    this.#history.add(stream.id, stream.resetHere);
+    this.#streams.remove(stream);
     if (this.#state === 'closed') return;
     this.#finishIfDrained();
     this.#tellSlots();
   }
 
   onStreamReleased(): void {
-    this.#retained--;
+    this.#streams.retained--;
   }
 
   onHandlerError(error: unknown): void {
@@ -244,16 +229,16 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
   }
 
   admit(streamId: number): boolean {
-    this.#lastPeerId = streamId;
+    this.#streams.lastPeerId = streamId;
     if (streamId > this.#lastServedId) {
-      this.#history.add(streamId, true);
+      this.#streams.markReset(streamId);
       return false;
     }
-    if (this.#streams.size + this.#retained < this.limits.streamsMax) return true;
+    if (this.#streams.size + this.#streams.retained < this.limits.streamsMax) return true;
     // Counted as a reset: a peer that respects our SETTINGS is refused only in the first round trip.
     if (!this.budget.resetReceived(true)) this.failAbuse();
     else {
-      this.#history.add(streamId, true);
+      this.#streams.markReset(streamId);
       this.#control();
       this.sender.reset(streamId, H2_ERROR.REFUSED_STREAM);
     }
@@ -270,7 +255,7 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
     const stream = this.#createStream(streamId, method);
     stream.headSeen = true;
     stream.expectedBytes = contentLength;
-    this.#streams.set(streamId, stream);
+    this.#streams.add(stream);
     try {
       this.#options.onStream?.(stream, headers, endStream);
     } catch (cause) {
@@ -287,7 +272,7 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
       this.failAbuse();
       return;
     }
-    this.#history.add(streamId, true);
+    this.#streams.markReset(streamId);
     this.sender.headers(streamId, [[':status', '431']], true);
     this.#control();
     this.sender.reset(streamId, H2_ERROR.NO_ERROR);
@@ -372,14 +357,14 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
     this.#control();
     const stream = this.#streams.get(streamId);
     if (stream === undefined) {
-      this.#history.add(streamId, true);
+      this.#streams.markReset(streamId);
       this.sender.reset(streamId, code);
     } else stream.resetWith(code, errors.streamProtocolError(streamId, reason));
   }
 
   fail(code: number, error: MeshError): void {
     if (this.#state === 'closed') return;
-    this.sender.goaway(this.#lastPeerId, code);
+    this.sender.goaway(this.#streams.lastPeerId, code);
     this.#output.end();
     this.#close(error);
   }
@@ -441,8 +426,8 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
     if (this.#finalGoawaySent || this.#state === 'closed') return;
     this.#finalGoawaySent = true;
     this.#drainTimer?.cancel();
-    this.#lastServedId = this.#lastPeerId;
-    this.sender.goaway(this.#lastPeerId, H2_ERROR.NO_ERROR);
+    this.#lastServedId = this.#streams.lastPeerId;
+    this.sender.goaway(this.#streams.lastPeerId, H2_ERROR.NO_ERROR);
     this.#finishIfDrained();
   }
 

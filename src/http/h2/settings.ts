@@ -21,7 +21,6 @@ export interface PeerSettings {
   maxConcurrentStreams: number;
   initialWindowBytes: number;
   maxFrameBytes: number;
-  maxHeaderListBytes: number;
 }
 
 export function createPeerSettings(): PeerSettings {
@@ -29,7 +28,6 @@ export function createPeerSettings(): PeerSettings {
     maxConcurrentStreams: STREAMS_ASSUMED,
     initialWindowBytes: WINDOW_DEFAULT,
     maxFrameBytes: FRAME_SIZE_DEFAULT,
-    maxHeaderListBytes: Number.POSITIVE_INFINITY,
   };
 }
 
@@ -54,11 +52,9 @@ export function applySettings(peer: PeerSettings, payload: Buffer, peerIsServer:
         if (value < FRAME_SIZE_DEFAULT || value > FRAME_SIZE_MAX) return H2_ERROR.PROTOCOL_ERROR;
         peer.maxFrameBytes = value;
         break;
-      case SETTING.MAX_HEADER_LIST_SIZE:
-        peer.maxHeaderListBytes = value;
-        break;
       default:
-        // HEADER_TABLE_SIZE needs nothing, our encoder has no table; unknown ones are to be ignored.
+        // HEADER_TABLE_SIZE: our encoder has no table. MAX_HEADER_LIST_SIZE is advice; the peer refuses what it
+        // does not want, stream by stream. Unknown ones are to be ignored.
         break;
     }
   }

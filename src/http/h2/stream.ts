@@ -129,8 +129,8 @@ export class Stream implements H2ServerStream, SendingStream {
   }
 
   retain(): () => void {
-    this.#retained++;
-    let held = true;
+    let held = !this.#closed;
+    if (held) this.#retained++;
     return () => {
       if (!held) return;
       held = false;
