@@ -3,7 +3,7 @@
  * processes, its logs, what crosses its wire. The story and the end-to-end tests are written in these words.
  */
 
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 
 import { MeshError } from '../base/errors.ts';
 import { until, wait, type DemoMesh, type MeshPod, type NodeProxy } from './mesh.ts';
@@ -24,6 +24,8 @@ export const LOAD_PER_SECOND = 20;
 export const LONG_CONNECTIONS = 20;
 const PROBE_TIMEOUT_MS = 5000;
 const OPENING_MS = 10_000;
+/** TCP_ESTABLISHED, as /proc/net/tcp writes it. */
+const ESTABLISHED = '01';
 
 /** Throws what was seen, unless it was as it should be. */
 export function expect(ok: boolean, saw: string): void {
@@ -160,6 +162,29 @@ export function childrenOf(proxy: NodeProxy, role: 'agent' | 'worker'): number[]
       return false;
     }
   });
+}
+
+/** Sockets of process `pid` that are connected to `port` and live in the network namespace of `pod`. */
+export function countConnections(pid: number, pod: MeshPod, port: number): number {
+  const own = new Set<string>();
+  for (const fd of readdirSync(`/proc/${pid}/fd`)) {
+    try {
+      const inode = /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/${pid}/fd/${fd}`))?.[1];
+      if (inode !== undefined) own.add(inode);
+    } catch {
+      // Closed since it was listed.
+    }
+  }
+  const remotePort = `:${port.toString(16).toUpperCase().padStart(4, '0')}`;
+  const isOwn = (line: string): boolean => {
+    const [, , remote = '', state, , , , , , inode = ''] = line.trim().split(/\s+/);
+    return state === ESTABLISHED && remote.endsWith(remotePort) && own.has(inode);
+  };
+  const { pid: inside } = pod.program.process;
+  return ['tcp', 'tcp6'].reduce((count, table) => {
+    const lines = readFileSync(`/proc/${inside}/net/${table}`, 'utf8').split('\n');
+    return count + lines.filter(isOwn).length;
+  }, 0);
 }
 
 /** Lines of the present node proxies' logs that contain `word`. */
