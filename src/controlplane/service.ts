@@ -174,8 +174,7 @@ class Service implements ControlPlane {
   }
 
   apply(changes: readonly ObjectChange[]): void {
-    for (const change of changes) this.#world.apply(change);
-    this.#publisher.poke();
+    this.#publisher.apply(changes);
   }
 
   async sourceSynced(): Promise<void> {

@@ -29,6 +29,9 @@ export function formatFieldPath(path: FieldPath): string {
   return text === '' ? '(whole object)' : text;
 }
 
+/** Most pods have no annotations; a map each would be a tenth of the index. */
+const NOTHING: ReadonlyMap<string, string> = new Map();
+
 function describe(value: unknown): string {
   if (value === null) return 'null';
   if (Array.isArray(value)) return 'a list';
@@ -183,9 +186,9 @@ export class Fields {
 
   /** String keys and string values, as a Map. */
   stringMap(key: string): ReadonlyMap<string, string> {
-    const found = new Map<string, string>();
     const value = this.raw(key);
-    if (value === undefined) return found;
+    if (value === undefined) return NOTHING;
+    const found = new Map<string, string>();
     if (!isRecord(value)) {
       this.problem(key, `must be an object, not ${describe(value)}`);
       return found;
