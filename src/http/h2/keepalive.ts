@@ -1,8 +1,10 @@
 /**
- * Tells whether the peer is alive: after 10 s of silence a PING, after 20 s more without a byte it is dead.
+ * Tells whether the peer is there: it must start HTTP/2 in time; after 10 s of silence it gets a PING, after 20 s
+ * more without a byte it is dead. Measures the round trip on the way.
  *
  * Silence is counted in ticks of the loop, not on the clock: a tick that comes late says that this process did
- * not run (F62), and a tick only counts after a whole turn in which waiting bytes could have been read.
+ * not run (F62) and is passed over, though not twice in a row, or a starved process would wait for ever. A
+ * tick counts only after a whole turn of the loop in which waiting bytes could have been read.
  */
 
 import type { Clock, Timer } from '../../base/clock.ts';
@@ -12,48 +14,87 @@ export const TICK_MS = 5000;
 const PING_AFTER_TICKS = 2;
 /** Silent ticks after the PING at which the peer is dead. */
 const DEAD_AFTER_TICKS = 4;
-/** A tick this late does not count. */
+/** A tick later than this is late. */
 const LATE_MS = 1000;
 
-export interface Keepalive {
-  /** Bytes came. */
-  heard(): void;
-  stop(): void;
-}
-
 export interface KeepaliveHandlers {
+  /** Send a PING; its answer goes to `pong`. */
   ping(): void;
+  /** A round trip was measured. */
+  roundTrip(rttMs: number): void;
+  /** No HTTP/2 in `startTimeoutMs`. */
+  notStarted(): void;
+  /** Silent for too long. */
   dead(): void;
   /** Every 5 s, before anything else. */
   tick(): void;
 }
 
-export function startKeepalive(clock: Clock, handlers: KeepaliveHandlers): Keepalive {
-  let silentTicks = 0;
-  let dueMs = clock.nowMs() + TICK_MS;
-  let stopped = false;
-  const timer: Timer = clock.every(TICK_MS, () => {
-    const nowMs = clock.nowMs();
-    const late = nowMs - dueMs > LATE_MS;
-    dueMs = nowMs + TICK_MS;
-    handlers.tick();
-    if (late || stopped) return;
-    silentTicks++;
-    if (silentTicks === PING_AFTER_TICKS) handlers.ping();
-    if (silentTicks < PING_AFTER_TICKS + DEAD_AFTER_TICKS) return;
+export class Keepalive {
+  readonly #clock: Clock;
+  readonly #handlers: KeepaliveHandlers;
+  readonly #ticker: Timer;
+  #startTimer: Timer | undefined;
+  #silentTicks = 0;
+  #dueMs: number;
+  #passedOver = false;
+  #pingSentMs: number | undefined;
+  #stopped = false;
+
+  constructor(clock: Clock, startTimeoutMs: number, handlers: KeepaliveHandlers) {
+    this.#clock = clock;
+    this.#handlers = handlers;
+    this.#dueMs = clock.nowMs() + TICK_MS;
+    this.#ticker = clock.every(TICK_MS, () => this.#onTick());
+    this.#startTimer = clock.after(startTimeoutMs, () => handlers.notStarted());
+  }
+
+  /** Bytes came. */
+  heard(): void {
+    this.#silentTicks = 0;
+  }
+
+  /** The peer speaks HTTP/2. Idempotent. */
+  started(): void {
+    if (this.#startTimer === undefined) return;
+    this.#startTimer.cancel();
+    this.#startTimer = undefined;
+    this.#ping();
+  }
+
+  /** The answer to the last PING came. */
+  pong(): void {
+    if (this.#pingSentMs === undefined) return;
+    const rttMs = this.#clock.nowMs() - this.#pingSentMs;
+    this.#pingSentMs = undefined;
+    this.#handlers.roundTrip(rttMs);
+  }
+
+  stop(): void {
+    this.#stopped = true;
+    this.#ticker.cancel();
+    this.#startTimer?.cancel();
+  }
+
+  #ping(): void {
+    this.#pingSentMs = this.#clock.nowMs();
+    this.#handlers.ping();
+  }
+
+  #onTick(): void {
+    const nowMs = this.#clock.nowMs();
+    const late = nowMs - this.#dueMs > LATE_MS;
+    this.#dueMs = nowMs + TICK_MS;
+    this.#handlers.tick();
+    this.#passedOver = late && !this.#passedOver;
+    if (this.#passedOver || this.#stopped) return;
+    this.#silentTicks++;
+    if (this.#silentTicks === PING_AFTER_TICKS) this.#ping();
+    if (this.#silentTicks < PING_AFTER_TICKS + DEAD_AFTER_TICKS) return;
     // What has arrived is read before the verdict: timers run first in a turn of the loop.
-    const seen = silentTicks;
+    const seen = this.#silentTicks;
     setImmediate(() => {
-      if (!stopped && silentTicks === seen) handlers.dead();
+      if (!this.#stopped && this.#silentTicks === seen) this.#handlers.dead();
     });
-  });
-  return {
-    heard() {
-      silentTicks = 0;
-    },
-    stop() {
-      stopped = true;
-      timer.cancel();
-    },
-  };
+  }
 }

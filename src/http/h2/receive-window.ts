@@ -41,6 +41,12 @@ export class ConnectionWindow {
     this.sendUpdate = sendUpdate;
   }
 
+  /** A PING took this long; the shortest counts, since the others waited for a busy loop as well. */
+  measured(rttMs: number): void {
+    const known = this.rttMs === 0 ? Number.POSITIVE_INFINITY : this.rttMs;
+    this.rttMs = Math.max(Number.EPSILON, Math.min(known, rttMs));
+  }
+
   /** Raises the window from the protocol's default; to be called once, after our SETTINGS. */
   open(): void {
     const more = CONNECTION_WINDOW_BYTES - WINDOW_DEFAULT;

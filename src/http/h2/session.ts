@@ -22,7 +22,7 @@ import {
   type HeaderList,
 } from './contract.ts';
 import { PREFACE, SETTING, STREAM_ID_MAX, WINDOW_DEFAULT, WINDOW_MAX } from './frames.ts';
-import { startKeepalive, type Keepalive } from './keepalive.ts';
+import { Keepalive } from './keepalive.ts';
 import { H2_LIMITS_DEFAULT, type H2Limits } from './limits.ts';
 import { Output } from './output.ts';
 import { ConnectionWindow, StreamWindow, STREAM_WINDOW_BYTES } from './receive-window.ts';
@@ -73,8 +73,6 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
   #settingsAcked = false;
   #queuedBytes = 0;
   #prefaceBytes = 0;
-  #pingSentMs: number | undefined;
-  #prefaceTimer: Timer | undefined;
   #drainTimer: Timer | undefined;
   #reaper: Timer | undefined;
   #discardedBytes = 0;
@@ -111,12 +109,13 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
       onError: (error) => this.#onSocketEnd(errorFromNode(error, 'The HTTP/2 connection failed')),
       onClose: () => this.#onSocketClosed(),
     });
-    this.#keepalive = startKeepalive(clock, {
+    this.#keepalive = new Keepalive(clock, this.limits.prefaceTimeoutMs, {
       tick: () => this.#onTick(),
       ping: () => this.#sendPing(PING_ROUND_TRIP),
+      roundTrip: (rttMs) => this.connection.measured(rttMs),
+      notStarted: () => this.fail(H2_ERROR.SETTINGS_TIMEOUT, errors.noPreface()),
       dead: () => this.#onDead(),
     });
-    this.#prefaceTimer = clock.after(this.limits.prefaceTimeoutMs, () => this.#onNoPreface());
     if (this.isServer) this.#prefaceBytes = PREFACE.length;
     else this.#sendPreface();
     this.#sendSettings();
@@ -286,12 +285,7 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
       this.fail(code, errors.protocolError('The peer sent invalid SETTINGS'));
       return;
     }
-    if (this.#prefaceTimer !== undefined) {
-      this.#prefaceTimer.cancel();
-      this.#prefaceTimer = undefined;
-      // The first round trip, for the growth of windows.
-      this.#sendPing(PING_ROUND_TRIP);
-    }
+    this.#keepalive.started();
     this.#control();
     this.sender.settingsAck();
     this.#shiftWindows(this.#peer.initialWindowBytes - before);
@@ -310,11 +304,7 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
     }
     const kind = payload[PING_BYTES - 1];
     if (kind === PING_DRAIN) this.#sendFinalGoaway();
-    if (kind !== PING_ROUND_TRIP || this.#pingSentMs === undefined) return;
-    const rttMs = Math.max(this.#clock.nowMs() - this.#pingSentMs, Number.EPSILON);
-    this.#pingSentMs = undefined;
-    const known = this.connection.rttMs;
-    this.connection.rttMs = known === 0 ? rttMs : Math.min(known, rttMs);
+    if (kind === PING_ROUND_TRIP) this.#keepalive.pong();
   }
 
   onGoaway(lastStreamId: number, code: number): void {
@@ -418,7 +408,6 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
     if (this.#state === 'closed') return;
     const payload = Buffer.alloc(PING_BYTES);
     payload[PING_BYTES - 1] = kind;
-    if (kind === PING_ROUND_TRIP) this.#pingSentMs = this.#clock.nowMs();
     this.sender.ping(payload, false);
   }
 
@@ -498,10 +487,6 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
     this.#socket.destroy();
   }
 
-  #onNoPreface(): void {
-    this.fail(H2_ERROR.SETTINGS_TIMEOUT, errors.noPreface());
-  }
-
   /** FIN or failure: half a connection is of no use to HTTP/2. */
   #onSocketEnd(error: MeshError | undefined): void {
     if (this.#state === 'closed') return;
@@ -539,7 +524,6 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
     this.#closeError = error;
     this.#keepalive.stop();
     this.#receiver.close();
-    this.#prefaceTimer?.cancel();
     this.#drainTimer?.cancel();
     this.#startReaper();
     const reason = error ?? errors.sessionEnded();
