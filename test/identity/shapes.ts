@@ -23,6 +23,7 @@ import {
 } from '../../src/identity/der-writer.ts';
 import {
   createKeyPair,
+  type KeyPair,
   publicKeyDer,
   signatureAlgorithm,
   signWith,
@@ -47,6 +48,8 @@ export interface CertificateShape {
   readonly notAfterMs?: number;
   readonly extraCritical?: boolean;
   readonly version?: number;
+  /** Who signs it. Default: a new root. */
+  readonly issuer?: { readonly keys: KeyPair; readonly certificate: Buffer };
 }
 
 export interface ShapedCertificate {
@@ -58,9 +61,10 @@ export interface ShapedCertificate {
 export function buildCertificate(publicKey: KeyObject, shape: CertificateShape): ShapedCertificate {
   const nowMs = createSystemClock().wallMs();
   const random = createSystemRandom();
-  const rootKeys = createKeyPair();
+  const rootKeys = shape.issuer?.keys ?? createKeyPair();
   const life = { notBeforeMs: nowMs - DAY_MS, notAfterMs: nowMs + 2 * DAY_MS };
-  const rootDer = buildRoot(rootKeys, 'cluster.local', 'shapes', life, random);
+  const rootDer =
+    shape.issuer?.certificate ?? buildRoot(rootKeys, 'cluster.local', 'shapes', life, random);
   const issuer = unwrap(readCertificate(rootDer));
   const algorithm = signatureAlgorithm(rootKeys.privateKey);
   const keyUsage = shape.keyUsage ?? Buffer.from([7, 0x80]);
