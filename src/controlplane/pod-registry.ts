@@ -27,7 +27,7 @@ export interface PodRecord {
   readonly sequence: number;
   /** Undefined until first evaluated. */
   enrolment: Enrolment | undefined;
-  /** Counts changes of `enrolment`: tells a late acknowledgement from the current one. */
+  /** Changes with every change of `enrolment`: tells a late acknowledgement from the current one. */
   epoch: number;
   /** The last epoch for which an acknowledgement was asked. */
   askedEpoch: number;

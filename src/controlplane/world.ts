@@ -349,8 +349,8 @@ export class World {
 
   #setEnrolment(record: PodRecord, enrolment: Enrolment): void {
     record.enrolment = enrolment;
-    record.epoch++;
-    this.#enrolmentVersion++;
+    // Never the same twice, not even for a pod that comes back under its UID.
+    record.epoch = ++this.#enrolmentVersion;
   }
 
   #viewNode(node: string, out: Publication): void {

@@ -98,6 +98,25 @@ t.test(
   },
 );
 
+t.test('T107 an object that changes a thousand times a second makes twenty batches', async (t) => {
+  const { clock, publisher, caches, count } = setUp();
+  publisher.apply([{ type: 'put', object: namespace('shop') }]);
+  await publisher.start();
+  const before = count();
+  for (let index = 0; index < 1_000; index++) {
+    const object = pod('shop/web', { uid: 'u1', ip: `10.0.${index >> 8}.${index & 255}` });
+    publisher.apply([{ type: 'put', object }]);
+    await clock.advance(1);
+  }
+  await clock.advance(100);
+  t.ok(count() - before <= 21, `${count() - before} batches`);
+  const last = unwrap(
+    decodeAddress(caches.address.get('Kubernetes//Pod/shop/web')?.body ?? Buffer.of()),
+  );
+  t.match(last, { workload: { addresses: ['10.0.3.231'] } });
+  await publisher[Symbol.asyncDispose]();
+});
+
 t.test('what is published decodes to what was meant, per mesh and per node (T106)', async (t) => {
   const { publisher, put, caches } = setUp();
   put(
