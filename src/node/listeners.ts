@@ -54,16 +54,16 @@ export interface PodListeners {
 
 const CAPTURE_PORTS = [PORTS.outbound, PORTS.inboundPassthrough, PORTS.hbone] as const;
 const RETRY_MS = 500;
-/** The supervisor duplicates a new listener by its number, so that number is kept for a while. */
-const PARK_AFTER_MS = 2000;
+/** The supervisor takes a duplicate by number, so we keep a descriptor with a number of its own for so long. */
+const HANDOVER_MS = 5000;
 
 interface Listener {
   readonly port: number;
-  /** When it was made. */
-  readonly sinceMs: number;
   server: Server | undefined;
   /** Keeps the socket while there is no server. */
   parked: number | undefined;
+  /** What the supervisor is duplicating. */
+  offered: number | undefined;
   ready: boolean;
 }
 
@@ -71,6 +71,28 @@ export function openPodListeners(options: PodListenersOptions): PodListeners {
   const { clock, logger, guard, pod, source, accept, onChange } = options;
   const listeners = new Map<number, Listener>();
   let closed = false;
+
+  const withdraw = (listener: Listener): void => {
+    const { offered } = listener;
+    listener.offered = undefined;
+    if (offered !== undefined) source.close(offered);
+  };
+
+  /** The server's own descriptor may be closed by parking before the supervisor gets to it. */
+  const offer = (listener: Listener, fd: number): void => {
+    try {
+      const offered = source.duplicate(fd);
+      listener.offered = offered;
+      source.created({ pod, port: listener.port, fd: offered });
+      clock.after(HANDOVER_MS, () => withdraw(listener));
+    } catch (error) {
+      logger.warn('cannot offer a listener; its queue dies with this worker', {
+        pod,
+        port: listener.port,
+        error: String(error),
+      });
+    }
+  };
 
   const serve = (listener: Listener, fd: number, isNew: boolean): void => {
     const { port } = listener;
@@ -88,14 +110,12 @@ export function openPodListeners(options: PodListenersOptions): PodListeners {
       accept(port, socket);
       // After it was served, so that its far half counts too.
       if (accepted !== undefined) guard.accepted(accepted);
-      // It was too new when the others paused.
-      if (guard.paused) park(listener);
     });
     // Node calls listen(2) again; without a backlog that would cut the queue to 511.
     server.listen({ fd, backlog: LISTENER_BACKLOG_DEFAULT }, () => {
       if (listener.server !== server || listener.ready) return;
       listener.ready = true;
-      if (isNew) source.created({ pod, port, fd: descriptorOf(server) });
+      if (isNew) offer(listener, descriptorOf(server));
       onChange();
     });
   };
@@ -107,9 +127,9 @@ export function openPodListeners(options: PodListenersOptions): PodListeners {
       const fd = adopted ?? source.create(port);
       const listener: Listener = {
         port,
-        sinceMs: clock.nowMs(),
         server: undefined,
         parked: undefined,
+        offered: undefined,
         ready: false,
       };
       listeners.set(port, listener);
@@ -127,12 +147,12 @@ export function openPodListeners(options: PodListenersOptions): PodListeners {
     listener.parked = undefined;
     server?.close();
     if (parked !== undefined) source.close(parked);
+    withdraw(listener);
   };
 
   const park = (listener: Listener): void => {
     const { server } = listener;
-    const ageMs = clock.nowMs() - listener.sinceMs;
-    if (server === undefined || !listener.ready || ageMs < PARK_AFTER_MS) return;
+    if (server === undefined || !listener.ready) return;
     try {
       listener.parked = source.duplicate(descriptorOf(server));
     } catch (error) {

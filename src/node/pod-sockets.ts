@@ -14,11 +14,10 @@ import { openNamespace, ownNamespaceInode, type NetworkNamespace } from '../linu
 import { errnoOf, type Native } from '../linux/native.ts';
 import { createConnector, createListener, originalDestination } from '../linux/sockets.ts';
 import { parseAddress } from '../core/address.ts';
+import { createDialQueue, type DialQueue } from './dial-queue.ts';
 
 /** ztunnel's CONNECTION_TIMEOUT. */
 export const CONNECT_TIMEOUT_MS = 10_000;
-/** When descriptors are short a dial waits for one, within its timeout. */
-const DESCRIPTOR_RETRY_MS = 50;
 
 export interface DialHandlers {
   /** Connected; reading has not begun. The socket is the callee's from now on. */
@@ -38,15 +37,14 @@ export interface PodSockets {
   close(): void;
 }
 
-/** `dialCeiling`: descriptors from this number on are not for connections but for the process itself (T69). */
 export function openPodSockets(
   native: Native,
   clock: Clock,
   captured: CapturedPod,
-  dialCeiling: number = Number.POSITIVE_INFINITY,
+  queue: DialQueue = createDialQueue(clock, Number.POSITIVE_INFINITY),
 ): PodSockets {
   const namespace = openVerified(native, captured);
-  const context = { native, clock, namespace, dialCeiling };
+  const context = { native, clock, namespace, queue };
   return {
     listen: (port) => createListener(native, namespace, { port }),
     dial: (to, source, handlers) => dial(context, to, source, handlers),
@@ -74,12 +72,12 @@ interface DialContext {
   readonly native: Native;
   readonly clock: Clock;
   readonly namespace: NetworkNamespace;
-  readonly dialCeiling: number;
+  readonly queue: DialQueue;
 }
 
 /** Undefined when no descriptor is free for it now. */
 function tryConnector(
-  { native, namespace, dialCeiling }: DialContext,
+  { native, namespace, queue }: DialContext,
   to: SocketAddress,
   source: IpAddress | undefined,
 ): number | undefined {
@@ -94,7 +92,7 @@ function tryConnector(
     if (errno === 'EMFILE' || errno === 'ENFILE') return undefined;
     throw error;
   }
-  if (fd < dialCeiling) return fd;
+  if (fd < queue.ceiling) return fd;
   closeDescriptor(native, fd);
   return undefined;
 }
@@ -135,12 +133,12 @@ function dial(
     });
     connecting.connect({ host: to.ip, port: to.port });
   };
-  const attempt = (): void => {
-    if (settled) return;
+  context.queue.enter(() => {
+    if (settled) return true;
     try {
       const fd = tryConnector(context, to, source);
-      if (fd === undefined) clock.after(DESCRIPTOR_RETRY_MS, attempt);
-      else connect(fd);
+      if (fd === undefined) return false;
+      connect(fd);
     } catch (error) {
       const failed = errorFromNode(error, action);
       // The caller does not have the function that gives up yet.
@@ -148,8 +146,8 @@ function dial(
         if (settle()) handlers.onError(failed);
       });
     }
-  };
-  attempt();
+    return true;
+  });
   return () => {
     if (settle()) socket?.destroy();
   };

@@ -14,6 +14,7 @@ import type { Native } from '../linux/native.ts';
 import type { NodeState } from '../state/contract.ts';
 import type { AcceptGuard } from './accept-guard.ts';
 import type { ServedPod } from './context.ts';
+import type { DialQueue } from './dial-queue.ts';
 import { openPodListeners, type ListenerSource, type PodListeners } from './listeners.ts';
 import { openPodSockets } from './pod-sockets.ts';
 
@@ -23,8 +24,7 @@ export interface PodsOptions {
   readonly native: Native;
   readonly state: NodeState;
   readonly guard: AcceptGuard;
-  /** See `openPodSockets`. */
-  readonly dialCeiling: number;
+  readonly dialQueue: DialQueue;
   /** Descriptors for a pod's listeners; see `ListenerSource`. */
   readonly adopt: ListenerSource['adopt'];
   readonly created: ListenerSource['created'];
@@ -76,7 +76,7 @@ export function createPods(options: PodsOptions): Pods {
   const open = (captured: CapturedPod): void => {
     const { podUid: uid, workloadUid } = captured.pod;
     try {
-      const sockets = openPodSockets(native, clock, captured, options.dialCeiling);
+      const sockets = openPodSockets(native, clock, captured, options.dialQueue);
       const served: ServedPod = {
         captured,
         uid,

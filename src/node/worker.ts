@@ -21,6 +21,7 @@ import { createAcceptGuard } from './accept-guard.ts';
 import { createConnections } from './connections.ts';
 import type { ServedPod, WorkerContext } from './context.ts';
 import type { Credentials } from './credentials.ts';
+import { createDialQueue } from './dial-queue.ts';
 import { createEdges } from './edges.ts';
 import { acceptPassthrough } from './inbound-passthrough.ts';
 import { acceptTunnel } from './inbound.ts';
@@ -110,7 +111,7 @@ export function createWorker(options: WorkerOptions): Worker {
     native: options.native,
     state,
     guard,
-    dialCeiling: options.descriptors.limit - OWN_DESCRIPTORS,
+    dialQueue: createDialQueue(clock, options.descriptors.limit - OWN_DESCRIPTORS),
     adopt(pod, port) {
       const listener = held.get(`${pod}:${port}`);
       held.delete(`${pod}:${port}`);

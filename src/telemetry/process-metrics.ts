@@ -70,7 +70,11 @@ export function createProcessGauges(store: SeriesStore, processName: string): Pr
   delay.enable();
   return {
     observe() {
-      store.set(memory, process.memoryUsage.rss());
+      try {
+        store.set(memory, process.memoryUsage.rss());
+      } catch {
+        // It reads /proc and throws when no descriptor is free; the last value stays.
+      }
       // The histogram holds the whole time between its ticks, which is the resolution plus the delay.
       store.set(lag, Math.max(0, delay.max / NS_PER_S - LAG_RESOLUTION_MS / 1000));
       delay.reset();

@@ -8,17 +8,22 @@
 import { connect, createServer, type Socket } from 'node:net';
 
 export type SwarmCommand =
-  /** Opens `count` more, `parallel` at a time; `say` expects an echo of a byte, otherwise silence. */
+  /**
+   * Opens `count` more, `parallel` at a time; `say` expects an echo of a byte, otherwise silence. Answers when
+   * all are open or lost, or at once in the `background`.
+   */
   | {
       readonly kind: 'open';
       readonly count: number;
       readonly parallel: number;
       readonly say: boolean;
+      readonly background?: boolean;
     }
   /** Says one byte on every `each`th connection and waits for the echoes. */
   | { readonly kind: 'touch'; readonly each: number }
   | { readonly kind: 'counts' }
-  | { readonly kind: 'close' };
+  /** Closes all, or those that were `good` first. */
+  | { readonly kind: 'close'; readonly only?: 'good' };
 
 export interface SwarmCounts {
   readonly open: number;
@@ -30,6 +35,7 @@ export interface SwarmCounts {
 }
 
 const sockets = new Set<Socket>();
+const served = new Set<Socket>();
 const errors: string[] = [];
 let good = 0;
 let lost = 0;
@@ -37,6 +43,7 @@ const STEP_TIMEOUT_MS = 20_000;
 const ERRORS_KEPT = 5;
 
 function lose(socket: Socket, reason: string): void {
+  served.delete(socket);
   if (!sockets.delete(socket)) return;
   lost++;
   if (errors.length < ERRORS_KEPT) errors.push(reason);
@@ -54,6 +61,7 @@ function openOne(host: string, port: number, say: boolean): Promise<void> {
     const succeed = (): void => {
       clearTimeout(timer);
       good++;
+      served.add(socket);
       resolve();
     };
     socket.on('error', (error) => (reason = error.message));
@@ -113,13 +121,19 @@ if (role === 'server') {
 } else {
   const [host = '', port = ''] = rest;
   process.on('message', (command: SwarmCommand) => {
-    if (command.kind === 'open') void openMany(host, Number(port), command).then(answer);
-    else if (command.kind === 'touch') {
-      const some = [...sockets].filter((_, index) => index % command.each === 0);
+    if (command.kind === 'open') {
+      const opening = openMany(host, Number(port), command);
+      if (command.background === true) answer();
+      else void opening.then(answer);
+    } else if (command.kind === 'touch') {
+      const some = [...served].filter((_, index) => index % command.each === 0);
       void Promise.all(some.map(touch)).then(answer);
     } else if (command.kind === 'close') {
-      for (const socket of sockets) socket.destroy();
-      sockets.clear();
+      for (const socket of command.only === 'good' ? served : sockets) {
+        sockets.delete(socket);
+        socket.destroy();
+      }
+      served.clear();
       answer();
     } else answer();
   });

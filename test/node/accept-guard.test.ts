@@ -113,7 +113,7 @@ t.test(
     guard.join({ pause: () => void parks++, resume: () => {} });
     const before = openDescriptorCount();
     const listeners = openPodListeners({
-      clock: { ...clock, nowMs: () => (pausing ? 10_000 : 0) },
+      clock: { ...clock, after: (ms, run) => clock.after(ms / 100, run) },
       logger: createNullLogger(),
       guard,
       pod: 'pod' as PodUid,
