@@ -15,7 +15,7 @@ import type { Socket } from 'node:net';
 import { TLSSocket } from 'node:tls';
 
 /** Gathered bytes at which DATA has to wait; frames already begun may exceed it by one frame. */
-export const GATHER_HIGH_BYTES: number = 128 * 1024;
+export const GATHER_HIGH_BYTES: number = 256 * 1024;
 const GATHER_START_BYTES = 2048;
 /** Below this copying is cheaper than a write of its own. */
 const DIRECT_MIN_BYTES = 4096;

@@ -50,6 +50,8 @@ export class Sender {
   /** How many writers are woken at once: one, and more while those woken do not write. */
   #wakeCount = 1;
   #wakeScheduled = false;
+  /** A write's end has woken somebody in this turn of the loop, before `#wakeMore` comes. */
+  #justWoken = false;
   #firstBlock = true;
   #sentBytes = 0;
 
@@ -198,6 +200,7 @@ export class Sender {
   /** A write has ended. */
   onWritable(): void {
     this.#wakeCount = 1;
+    this.#justWoken = true;
     this.pump();
   }
 
@@ -229,7 +232,11 @@ export class Sender {
       this.#waiting.delete(stream);
       stream.drained();
     }
-    if (this.#waiting.size === 0 || this.#wakeScheduled || this.busy) return;
+    if (this.#waiting.size > 0 && !this.busy) this.#scheduleWake();
+  }
+
+  #scheduleWake(): void {
+    if (this.#wakeScheduled) return;
     this.#wakeScheduled = true;
     setImmediate(this.#wakeMore);
   }
@@ -238,6 +245,11 @@ export class Sender {
   readonly #wakeMore = (): void => {
     this.#wakeScheduled = false;
     if (this.busy) return;
+    if (this.#justWoken) {
+      this.#justWoken = false;
+      this.#scheduleWake();
+      return;
+    }
     this.#wakeCount = Math.min(this.#wakeCount * 2, WAKE_MAX);
     this.pump();
   };
