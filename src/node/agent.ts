@@ -201,7 +201,9 @@ export function createAgent(options: AgentOptions): Agent {
         const { trustDomain, rootPems, issuingRootFingerprint } = bundle.value;
         const set = certificates.setRoots(trustDomain, rootPems);
         if (!set.ok) reject(name, set.error);
-        if (issuingRoot !== '' && issuingRoot !== issuingRootFingerprint) {
+        // Whoever has a successor opens no tunnel any more. The controller sees one certificate per node and
+        // identity: were it the predecessor's, the old root would go while the successor still needs it.
+        if (!retired && issuingRoot !== '' && issuingRoot !== issuingRootFingerprint) {
           logger.info('the CA issues under another root now; renewing certificates');
           certificates.reissueAll();
         }

@@ -6,7 +6,7 @@
  * to make them talk.
  */
 
-import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { cpSync, existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 
@@ -26,6 +26,8 @@ export const PROGRAM: string = resolve(import.meta.dirname, '../../src/bin/nodem
 const PREFIX = 'nme';
 const KEY_ROOT = '/dev/shm';
 const LOG_LINES = 40;
+/** Where the logs of a failed test are copied to, if anywhere. */
+const LOGS_KEPT = process.env['NODEMESH_TEST_LOGS'];
 
 /** Why a mesh cannot be made here, or false: the `skip` option of a tap test. */
 export function reasonToSkipMesh(...tools: readonly string[]): string | false {
@@ -134,6 +136,7 @@ function removeLeftovers(): void {
 function showLogs(t: Test, dir: string): void {
   const logs = join(dir, 'log');
   if (!existsSync(logs)) return;
+  if (LOGS_KEPT !== undefined) cpSync(logs, LOGS_KEPT, { recursive: true });
   for (const name of readdirSync(logs)) {
     const lines = readFileSync(join(logs, name), 'utf8').trimEnd().split('\n');
     const last = lines.filter((line) => !line.includes('"level":20')).slice(-LOG_LINES);
