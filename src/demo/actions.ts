@@ -59,15 +59,17 @@ export interface Traffic {
   readonly from?: string;
   readonly targets?: readonly Target[];
   readonly perSecond?: number;
+  readonly timeoutMs?: number;
 }
 
 /** New connections at a steady rate; by default 20 a second from `web`, to `cart` and `db` in turn. */
 export async function startTraffic(
   running: RunningMesh,
   name: string,
-  { from = 'web', targets = [CART, DB], perSecond = LOAD_PER_SECOND }: Traffic = {},
+  traffic: Traffic = {},
 ): Promise<void> {
-  const timeoutMs = PROBE_TIMEOUT_MS;
+  const { from = 'web', targets = [CART, DB], perSecond = LOAD_PER_SECOND } = traffic;
+  const { timeoutMs = PROBE_TIMEOUT_MS } = traffic;
   const { program } = podNamed(running, from);
   await program.ask({ kind: 'load', name, targets, perSecond, timeoutMs });
 }

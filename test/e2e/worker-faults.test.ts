@@ -97,7 +97,8 @@ t.test(
     const { pid, own } = busiestWorker(running);
     const proxy = proxyOn(running, 'node-b');
     t.ok(own > 0, `the stopped worker carries ${own} long connections`);
-    await startTraffic(running, 'load');
+    // What is asked of it through an open tunnel waits until it goes on.
+    await startTraffic(running, 'load', { timeoutMs: 10_000 });
     await wait(500);
     process.kill(pid, 'SIGSTOP');
     t.teardown(() => continueProcess(pid));

@@ -1,0 +1,78 @@
+/** A successor beside the running proxy takes over under load; the old one serves its connections and goes. */
+
+import { existsSync } from 'node:fs';
+
+import t from 'tap';
+
+import {
+  childrenOf,
+  describeLoad,
+  holdCounts,
+  holdOpen,
+  holdStop,
+  linesOf,
+  LONG_CONNECTIONS,
+  proxyOn,
+  startTraffic,
+  stopTraffic,
+} from '../../src/demo/actions.ts';
+import { until, wait, type NodeProxy } from '../../src/demo/mesh.ts';
+import { createTestMesh, reasonToSkipMesh, untilCaptured, type TestMesh } from './harness.ts';
+
+const skip = reasonToSkipMesh();
+
+async function replace(running: TestMesh, node: string): Promise<NodeProxy> {
+  const old = proxyOn(running, node);
+  const successor = running.mesh.startNode(node);
+  await running.mesh.waitHandedOver(old, successor);
+  running.proxies.set(node, successor);
+  return old;
+}
+
+const isAlive = (pid: number): boolean => existsSync(`/proc/${pid}`);
+
+t.test(
+  'upgrading both nodes under load refuses none, keeps long connections, and the old processes end with them',
+  { skip },
+  async (t) => {
+    const running = await createTestMesh(t);
+    await holdOpen(running, 'long');
+    await startTraffic(running, 'load');
+    const olds: NodeProxy[] = [];
+    for (const node of ['node-a', 'node-b']) olds.push(await replace(running, node));
+    await untilCaptured(running, 4);
+    await wait(500);
+    const load = await stopTraffic(running, 'load');
+    t.same(load.errors, [], describeLoad(load));
+    t.match(await holdCounts(running, 'long'), { open: LONG_CONNECTIONS, lost: 0, wrong: 0 });
+    const pids = olds.flatMap((old) => [
+      old.process.pid,
+      ...childrenOf(old, 'worker'),
+      ...childrenOf(old, 'agent'),
+    ]);
+    t.ok(pids.every(isAlive), 'the old ones serve their connections');
+    await holdStop(running, 'long');
+    const ms = await until('the old processes end', 15_000, () => !pids.some(isAlive));
+    t.ok(ms < 15_000, `gone ${Math.round(ms)} ms after their last connection`);
+  },
+);
+
+t.test(
+  'a drain deadline of 2 s cuts what is left, with the reason in the log',
+  { skip },
+  async (t) => {
+    const running = await createTestMesh(t, {
+      workers: 1,
+      nodeSettings: { NODEMESH_DRAIN_S: '2' },
+    });
+    await holdOpen(running, 'long');
+    const old = await replace(running, 'node-b');
+    t.equal((await holdCounts(running, 'long')).lost, 0, 'none is cut before');
+    await until('all are cut', 10_000, async () => (await holdCounts(running, 'long')).open === 0);
+    const reason = await Promise.race([old.process.exited, wait(10_000)]);
+    t.equal(reason, 0, 'the old proxy has ended');
+    const records = linesOf(old, '"flag":"DRAIN"');
+    t.equal(records.length, LONG_CONNECTIONS, 'each record says why');
+    t.match(records[0] ?? '', /MESH_DRAINED/);
+  },
+);
