@@ -15,7 +15,12 @@ import { createSystemRandom } from '../base/system-random.ts';
 import type { PodUid } from '../core/pod.ts';
 import { closeDescriptor, duplicateFrom, shutdownDescriptor } from '../linux/descriptors.ts';
 import { loadNative } from '../linux/native.ts';
-import { awaitSuccessor, findPredecessor, type Predecessor } from '../node/handover.ts';
+import {
+  awaitSuccessor,
+  findPredecessor,
+  type HandoverServer,
+  type Predecessor,
+} from '../node/handover.ts';
 import type { ToSupervisor } from '../node/messages.ts';
 import { createSupervisor, type Child, type ChildHandlers } from '../node/supervisor.ts';
 import { createReadinessServer } from '../admin/readiness-server.ts';
@@ -140,8 +145,11 @@ export async function runNode(): Promise<void> {
     process.exit(0);
   };
 
+  let handover: HandoverServer | undefined;
+  let ownership = Promise.resolve();
   const becomeCurrent = async (): Promise<void> => {
-    await awaitSuccessor(handoverPath, process.pid, logger, {
+    const before = handover;
+    handover = await awaitSuccessor(handoverPath, process.pid, logger, {
       onServing: (pod) => supervisor.release(pod),
       onComplete() {
         handedOver = true;
@@ -149,8 +157,17 @@ export async function runNode(): Promise<void> {
         supervisor.retire();
         void leave(config.drainS, 'a successor serves this node');
       },
-      onLost: () => logger.warn('the successor went away before it had taken over'),
+      onLost() {
+        if (handedOver) return;
+        logger.warn('the successor went away before it had taken over; serving every pod again');
+        supervisor.reclaim();
+        // It may have taken the path, where the next successor looks.
+        ownership = ownership.then(becomeCurrent).catch((error: unknown) => {
+          logger.error('cannot wait for a successor', { error });
+        });
+      },
     });
+    before?.close();
   };
 
   if (predecessor === undefined) await becomeCurrent();

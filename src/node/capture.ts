@@ -18,7 +18,7 @@ import { formatIdentity, type SpiffeId } from '../core/identity.ts';
 import type { CapturedPod, CaptureReport, LocalPod, PodUid } from '../core/pod.ts';
 import type { CertificateStore, Retention } from '../identity/certificate-store.ts';
 import type { WorkloadCertificate } from '../identity/workload-certificate.ts';
-import { attachPod, type AttachedPod } from '../redirect/attach.ts';
+import { adoptPod, attachPod, type AttachedPod } from '../redirect/attach.ts';
 import type { RedirectContext } from '../redirect/context.ts';
 import type { PodNamespace } from '../redirect/namespaces.ts';
 import type { Reconciler } from '../redirect/reconcile.ts';
@@ -73,6 +73,8 @@ interface Entry {
   retention: Retention | undefined;
   report: CaptureReport | undefined;
   lingerUntilMs: number | undefined;
+  /** The namespace in which no rules of ours redirect: seen, or seen to. */
+  clearedInode: number | undefined;
   working: boolean;
   again: boolean;
   readonly backoff: Backoff;
@@ -98,6 +100,7 @@ export function createCapture(options: CaptureOptions): Capture {
         retention: undefined,
         report: undefined,
         lingerUntilMs: undefined,
+        clearedInode: undefined,
         working: false,
         again: false,
         backoff: createBackoff(options.random, RETRY),
@@ -134,6 +137,7 @@ export function createCapture(options: CaptureOptions): Capture {
 
   const enrol = async (entry: Entry, pod: LocalPod, namespace: PodNamespace): Promise<void> => {
     entry.lingerUntilMs = undefined;
+    entry.clearedInode = undefined;
     const captured: CapturedPod = {
       pod,
       ...namespace,
@@ -154,16 +158,16 @@ export function createCapture(options: CaptureOptions): Capture {
         options.reconciler.add(entry.attached);
       }
     }
-    if (!options.isListening(entry.uid)) {
-      report(
-        entry,
-        entry.redirecting ? 'captured' : 'pending',
-        entry.redirecting ? '' : 'waiting for the listeners',
-      );
-      return;
-    }
-    if (certificates.get(identity) === undefined && !entry.redirecting) {
-      report(entry, 'pending', 'waiting for the certificate');
+    // Certificate first: without it no worker is ready either, and it is the better reason to name.
+    const missing =
+      certificates.get(identity) === undefined
+        ? 'waiting for the certificate'
+        : options.isListening(entry.uid)
+          ? undefined
+          : 'waiting for the workers to serve it';
+    if (missing !== undefined) {
+      // What is captured stays so: taking it back would send plain text.
+      if (!entry.redirecting) report(entry, 'pending', missing);
       return;
     }
     if (!entry.redirecting) {
@@ -189,7 +193,33 @@ export function createCapture(options: CaptureOptions): Capture {
     await Promise.resolve();
   };
 
+  /**
+   * Ends the redirection that an earlier agent left behind in a pod that was un-enrolled while none lived: with
+   * nobody listening it would refuse everything for ever.
+   */
+  const clearLeftovers = async (entry: Entry): Promise<void> => {
+    const { pod, namespace } = entry;
+    if (pod === undefined || namespace === undefined) return;
+    if (entry.clearedInode === namespace.netnsInode) return;
+    let left: AttachedPod;
+    try {
+      left = adoptPod(options.redirect, { pod, ...namespace });
+    } catch (error) {
+      // The namespace is gone, and with it what stood there.
+      logger.debug('no namespace to clear', { pod: entry.uid, error });
+      entry.clearedInode = namespace.netnsInode;
+      return;
+    }
+    try {
+      if (await left.isPresent()) await left.detach();
+      entry.clearedInode = namespace.netnsInode;
+    } finally {
+      left.close();
+    }
+  };
+
   const unenrol = async (entry: Entry): Promise<void> => {
+    if (!entry.redirecting) await clearLeftovers(entry);
     if (entry.published === undefined) {
       report(entry, undefined);
       if (entry.pod === undefined && entry.namespace === undefined) entries.delete(entry.uid);
@@ -199,6 +229,7 @@ export function createCapture(options: CaptureOptions): Capture {
       entry.redirecting = false;
       options.reconciler.remove(entry.uid);
       if (entry.pod !== undefined) await entry.attached?.detach();
+      entry.clearedInode = entry.namespace?.netnsInode;
     }
     report(entry, undefined);
     entry.lingerUntilMs ??= clock.nowMs() + (entry.pod === undefined ? 0 : LINGER_MS);

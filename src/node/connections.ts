@@ -49,6 +49,8 @@ export function createConnections(clock: Clock): Connections {
   const counts = new Map<PodUid, number>();
   let idleListener: (() => void) | undefined;
   let round: Timer | undefined;
+  /** Asked for during a round. */
+  let pending: ((connection: GovernedConnection) => Decision) | undefined;
 
   const count = (pod: PodUid, change: number): void => {
     const next = (counts.get(pod) ?? 0) + change;
@@ -75,8 +77,11 @@ export function createConnections(clock: Clock): Connections {
       return () => void governed.delete(connection);
     },
     recheck(decide) {
-      round?.cancel();
-      // A later change starts a new round over everything, so an unfinished one is not missed.
+      // A change during a round waits for its end: starting over each time would never reach the last ones.
+      if (round !== undefined) {
+        pending = decide;
+        return;
+      }
       const queue = [...governed];
       let next = 0;
       const slice = (): void => {
@@ -88,6 +93,10 @@ export function createConnections(clock: Clock): Connections {
           if (!decision.allowed) connection.close(decisionError(decision));
         }
         round = next < queue.length ? clock.after(0, slice) : undefined;
+        if (round !== undefined || pending === undefined) return;
+        const again = pending;
+        pending = undefined;
+        this.recheck(again);
       };
       slice();
     },

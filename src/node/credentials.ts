@@ -15,6 +15,8 @@ export interface Credentials {
   remove(identity: SpiffeId): void;
   setBundle(bundle: TrustBundle): void;
   readonly size: number;
+  /** Called after each change. One listener. */
+  onChange(listener: () => void): void;
 }
 
 export function createCredentials(): Credentials {
@@ -22,6 +24,7 @@ export function createCredentials(): Credentials {
   const ready = new Map<SpiffeId, TunnelCredentials>();
   const contexts = new SecureContextCache();
   let bundle: TrustBundle | undefined;
+  let changed: (() => void) | undefined;
   return {
     get size() {
       return certificates.size;
@@ -43,15 +46,21 @@ export function createCredentials(): Credentials {
     set(certificate) {
       certificates.set(certificate.identity, certificate);
       ready.delete(certificate.identity);
+      changed?.();
     },
     remove(identity) {
       certificates.delete(identity);
       ready.delete(identity);
       contexts.forget(identity);
+      changed?.();
+    },
+    onChange(listener) {
+      changed = listener;
     },
     setBundle(next) {
       bundle = next;
       ready.clear();
+      changed?.();
     },
   };
 }

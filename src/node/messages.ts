@@ -42,6 +42,8 @@ export type ToChild =
   | { readonly kind: 'relisten' }
   /** A successor serves this pod now: close its listeners, keep its connections. */
   | { readonly kind: 'release'; readonly pod: PodUid }
+  /** The successor went away before it was complete: listen again for every pod that was released. */
+  | { readonly kind: 'reclaim' }
   /** Stop accepting; send `drained` when the last connection has ended or the deadline passed. */
   | { readonly kind: 'drain'; readonly deadlineMs: number }
   /** To the agent: a successor captures pods from now on; go on feeding the workers only. */

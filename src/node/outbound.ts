@@ -57,14 +57,23 @@ export function acceptOutbound(context: WorkerContext, pod: ServedPod, socket: S
     return;
   }
   const connection = new OutboundConnection(context, pod, socket, ends, original ?? ends.local);
-  const own = pod.captured.pod.addresses;
-  const { ip, port } = connection.original;
-  if (original === undefined || (isForbiddenPort(port) && own.includes(ip))) {
+  if (original === undefined || isAimedAtProxy(pod, ends, original)) {
     const message = `Cannot connect to "${formatSocketAddress(connection.original)}": it is the proxy's own port`;
     connection.fail(new MeshError('MESH_DESTINATION_FORBIDDEN', message, { flag: 'DENY' }));
     return;
   }
   connection.start();
+}
+
+/**
+ * Whether a connection was made to a port of ours in the pod itself instead of being captured (T22). Served, it
+ * would be dialled again from inside the pod, and accepted again, until no descriptor is left (tried).
+ */
+function isAimedAtProxy(pod: ServedPod, ends: AcceptedEnds, original: SocketAddress): boolean {
+  const { ip, port } = original;
+  // Not redirected: whatever addresses the pod has given itself.
+  if (ip === ends.local.ip && port === ends.local.port) return true;
+  return isForbiddenPort(port) && pod.captured.pod.addresses.includes(ip);
 }
 
 class OutboundConnection {

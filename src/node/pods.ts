@@ -49,11 +49,13 @@ export interface Pods {
   renew(): void;
   /** Closes the listeners of one pod, or of all, for good: a successor has them. */
   release(uid?: PodUid): void;
+  /** Listens again for every pod that was released: the successor has gone. */
+  reclaim(): void;
 }
 
 interface Entry {
   readonly served: ServedPod;
-  readonly listeners: PodListeners;
+  listeners: PodListeners;
   released: boolean;
 }
 
@@ -73,6 +75,25 @@ export function createPods(options: PodsOptions): Pods {
   const failures = new Map<PodUid, string>();
   const released = new Set<PodUid>();
 
+  const listen = (served: ServedPod): PodListeners => {
+    const source: ListenerSource = {
+      adopt: options.adopt,
+      create: (port) => served.sockets.listen(port),
+      created: options.created,
+      duplicate: (fd) => duplicateDescriptor(native, fd),
+      close: (fd) => closeDescriptor(native, fd),
+    };
+    return openPodListeners({
+      clock,
+      logger,
+      guard: options.guard,
+      pod: served.uid,
+      source,
+      accept: (port: number, socket: Socket) => options.accept(served, port, socket),
+      onChange: options.onChange,
+    });
+  };
+
   const open = (captured: CapturedPod): void => {
     const { podUid: uid, workloadUid } = captured.pod;
     try {
@@ -84,24 +105,7 @@ export function createPods(options: PodsOptions): Pods {
         sockets,
         workload: () => state.workloads.get(workloadUid),
       };
-      const source: ListenerSource = {
-        adopt: options.adopt,
-        create: (port) => sockets.listen(port),
-        created: options.created,
-        duplicate: (fd) => duplicateDescriptor(native, fd),
-        close: (fd) => closeDescriptor(native, fd),
-      };
-      const accept = (port: number, socket: Socket): void => options.accept(served, port, socket);
-      const listeners = openPodListeners({
-        clock,
-        logger,
-        guard: options.guard,
-        pod: uid,
-        source,
-        accept,
-        onChange: options.onChange,
-      });
-      entries.set(uid, { served, listeners, released: false });
+      entries.set(uid, { served, listeners: listen(served), released: false });
       failures.delete(uid);
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error);
@@ -151,6 +155,15 @@ export function createPods(options: PodsOptions): Pods {
         entry.listeners.close();
       }
       if (uid !== undefined) released.add(uid);
+      options.onChange();
+    },
+    reclaim() {
+      released.clear();
+      for (const entry of entries.values()) {
+        if (!entry.released) continue;
+        entry.released = false;
+        entry.listeners = listen(entry.served);
+      }
       options.onChange();
     },
   };

@@ -21,6 +21,8 @@ import { type Descriptors, WorkerSlot } from './worker-slot.ts';
 
 export const STALL_SUSPEND_MS = 1000;
 export const STALL_KILL_MS = 10_000;
+/** The heir of one killed worker serves before the next one is killed. */
+const KILL_SPACING_MS = 3000;
 /** A silent agent harms nobody's connections, so it gets more time. */
 const AGENT_KILL_MS = 30_000;
 const START_GRACE_MS = 20_000;
@@ -74,6 +76,8 @@ export interface Supervisor {
   onChange(listener: () => void): void;
   /** A successor serves `pod`: close our listeners for it. */
   release(pod: PodUid): void;
+  /** The successor went away before it was complete: listen again for every released pod. */
+  reclaim(): void;
   /** The successor serves everything: the agent stops capturing. */
   retire(): void;
   /** Ends when every worker has no connection left, or at the deadline; then the children are stopped. */
@@ -101,6 +105,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
   let retired = false;
   let listener: (() => void) | undefined;
   let lastCheckMs = clock.nowMs();
+  let killedMs = Number.NEGATIVE_INFINITY;
 
   const changed = (): void => listener?.();
 
@@ -186,12 +191,19 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
   };
 
   const startWorker = (slot: WorkerSlot): void => {
+    // A worker that died just before has no heir now: it would take connections from the successor.
+    if (draining !== undefined) return;
     const bornMs = clock.nowMs();
     slot.state = 'starting';
     slot.lastHeardMs = bornMs + START_GRACE_MS;
+    let gone = false;
     const child = options.spawn('worker', slot.index, {
-      onMessage: (message) => onWorkerMessage(slot, message),
+      onMessage(message) {
+        // Node may deliver what was in the channel after the exit; it is not its heir's.
+        if (!gone) onWorkerMessage(slot, message);
+      },
       onExit(reason) {
+        gone = true;
         workers.delete(slot.index);
         slot.pid = undefined;
         slot.state = 'dead';
@@ -232,7 +244,12 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
         slot.suspend();
         suspended.push(slot);
         changed();
-      } else if (silentMs >= STALL_KILL_MS && (suspended.length === 0 || suspended[0] === slot)) {
+      } else if (
+        silentMs >= STALL_KILL_MS &&
+        now - killedMs >= KILL_SPACING_MS &&
+        (suspended.length === 0 || suspended[0] === slot)
+      ) {
+        killedMs = now;
         logger.error('worker is stalled; killing it', { slot: slot.index, silentMs });
         slot.lastHeardMs = now;
         workers.get(slot.index)?.kill('SIGKILL');
@@ -290,6 +307,10 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
         workers.get(slot.index)?.send({ kind: 'release', pod });
         slot.letGo(pod);
       }
+    },
+    reclaim() {
+      released.clear();
+      for (const child of workers.values()) child.send({ kind: 'reclaim' });
     },
     retire() {
       retired = true;

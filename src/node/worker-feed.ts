@@ -73,8 +73,10 @@ export function workerSubscriptions(options: WorkerFeedOptions): readonly TypeSu
     apply: (policies: Policy[], removed: readonly string[]) => void,
   ): ((update: TypeUpdate) => Promise<readonly Rejection[]>) => {
     return async ({ resources, removed }) => {
+      // What is new first: between the slices a pod must not be without the policy that replaces another one.
+      const rejections = await inSlices(clock, resources, decode, (values) => apply(values, []));
       apply([], removed);
-      return inSlices(clock, resources, decode, (values) => apply(values, []));
+      return rejections;
     };
   };
 

@@ -28,6 +28,7 @@ import { acceptTunnel } from './inbound.ts';
 import { createJournal } from './journal.ts';
 import { HEARTBEAT_MS, type HeldListener, type ToChild, type ToSupervisor } from './messages.ts';
 import { acceptOutbound } from './outbound.ts';
+import { createPodReadiness } from './pod-readiness.ts';
 import { createPods, type PodStatus } from './pods.ts';
 import type { RelayOptions } from './relay.ts';
 import { createTunnelSessions, type MakeSession } from './sessions.ts';
@@ -99,7 +100,27 @@ export function createWorker(options: WorkerOptions): Worker {
     credentials: (identity) => credentials.get(identity),
   };
 
+  /** Pods of whose workload we have heard, be it that there is none. */
+  const known = new Set<PodUid>();
+  const readiness = createPodReadiness(clock, (uid) => {
+    const pod = pods.get(uid);
+    return (
+      pod !== undefined &&
+      known.has(uid) &&
+      state.policiesSynced &&
+      credentials.get(pod.identity) !== undefined
+    );
+  });
+
   const accept = (pod: ServedPod, port: number, socket: Socket): void => {
+    if (readiness.isReady(pod.uid)) serve(pod, port, socket);
+    else {
+      socket.on('error', () => {});
+      readiness.whenReady(pod.uid, () => serve(pod, port, socket));
+    }
+  };
+
+  const serve = (pod: ServedPod, port: number, socket: Socket): void => {
     if (port === PORTS.outbound) acceptOutbound(context, pod, socket);
     else if (port === PORTS.hbone) acceptTunnel(context, pod, socket);
     else acceptPassthrough(context, pod, socket);
@@ -119,28 +140,57 @@ export function createWorker(options: WorkerOptions): Worker {
     },
     created: (listener) => tell({ kind: 'listening', listener }),
     accept,
-    onChange() {
-      const statuses = pods.statuses();
-      tell({
-        kind: 'serving',
-        pods: statuses.filter(({ listening }) => listening).map(({ pod }) => pod),
-      });
-      options.onStatus(statuses);
-    },
+    onChange: () => report(),
   });
+
+  /** The supervisor needs to know who listens, the agent who may be led here. */
+  const report = (): void => {
+    const statuses = pods.statuses();
+    tell({
+      kind: 'serving',
+      pods: statuses.filter(({ listening }) => listening).map(({ pod }) => pod),
+    });
+    options.onStatus(
+      statuses.map((status) =>
+        status.listening && !readiness.isReady(status.pod)
+          ? {
+              ...status,
+              listening: false,
+              reason: 'workload, policies or certificate are not here',
+            }
+          : status,
+      ),
+    );
+  };
 
   const recheck = (): void =>
     connections.recheck((connection) =>
       context.authorizer.decide(connection.facts, connection.target()),
     );
 
+  /** Something that pods need has arrived, or gone. */
+  const reassess = (): void => {
+    readiness.poke();
+    report();
+  };
+  credentials.onChange(reassess);
+
   const syncPods = (): void => {
     const wanted = [...state.pods.capturedPods()];
     for (const { pod } of wanted) {
       if (workloadWatches.has(pod.podUid)) continue;
-      workloadWatches.set(pod.podUid, state.onWorkloadChange(pod.workloadUid, recheck));
+      const heard = (): void => {
+        if (known.has(pod.podUid)) return;
+        known.add(pod.podUid);
+        reassess();
+      };
+      const changed = (): void => {
+        heard();
+        recheck();
+      };
+      workloadWatches.set(pod.podUid, state.onWorkloadChange(pod.workloadUid, changed));
       // On demand: asks for the pod's own workload, without which nothing is decided.
-      state.whenKnown([pod.workloadUid]).catch((error: unknown) => {
+      state.whenKnown([pod.workloadUid]).then(heard, (error: unknown) => {
         logger.warn('a captured pod is not known to the controller yet', {
           pod: pod.podUid,
           error: error instanceof Error ? error.message : String(error),
@@ -152,6 +202,7 @@ export function createWorker(options: WorkerOptions): Worker {
       if (uids.has(uid)) continue;
       stop();
       workloadWatches.delete(uid);
+      known.delete(uid);
       pool.release(uid);
       sessions.drain(uid);
       tell({ kind: 'unlistened', pod: uid });
@@ -160,10 +211,23 @@ export function createWorker(options: WorkerOptions): Worker {
   };
 
   const heartbeat = clock.every(HEARTBEAT_MS, () => tell({ kind: 'heartbeat' }));
-  const unsubscribes = [state.onPolicyChange(recheck), state.onCapturedChange(syncPods)];
+  const unsubscribes = [
+    state.onPolicyChange(() => {
+      reassess();
+      recheck();
+    }),
+    state.onCapturedChange(syncPods),
+  ];
 
+  let finishing = false;
+  // Looked at once the loop has turned: a connection that was made is registered anew as a relay in the same turn.
   const finish = (): void => {
-    if (draining && connections.count === 0) tell({ kind: 'drained' });
+    if (!draining || finishing) return;
+    finishing = true;
+    clock.after(0, () => {
+      finishing = false;
+      if (connections.count === 0) tell({ kind: 'drained' });
+    });
   };
   connections.onIdle(finish);
 
@@ -199,6 +263,10 @@ export function createWorker(options: WorkerOptions): Worker {
           break;
         case 'release':
           pods.release(message.pod);
+          break;
+        case 'reclaim':
+          pods.reclaim();
+          syncPods();
           break;
         case 'drain':
           drain(message.deadlineMs);
