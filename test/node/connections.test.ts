@@ -55,6 +55,18 @@ t.test('a change during a round starts over with the newer policy', async (t) =>
   t.equal(closed.length, 2000);
 });
 
+t.test('changes that never stop still reach the last connection', async (t) => {
+  const clock = createFakeClock();
+  const connections = createConnections(clock);
+  const closed: MeshError[] = [];
+  for (let port = 1; port <= 2000; port++) connections.govern(governed(port, closed));
+  for (let change = 0; change < 8; change++) {
+    connections.recheck(({ facts }) => decision(facts.destination.port !== 2000));
+    await clock.advance(0);
+  }
+  t.ok(closed.length > 0);
+});
+
 t.test('open connections are counted per pod, and the last one is announced', (t) => {
   const connections = createConnections(createFakeClock());
   let idle = 0;

@@ -283,3 +283,46 @@ t.test('a new agent of a retired proxy is told so', async (t) => {
   t.same(living('agent').received, [{ kind: 'retire' }]);
   supervisor.stop();
 });
+
+t.test('F22 a successor that dies half-way: every released pod is served again', async (t) => {
+  const { clock, supervisor, living, say, calls } = createRig(2);
+  await clock.advance(500);
+  const worker = living('worker', 0);
+  say(worker, listening(7));
+  supervisor.release(POD);
+  supervisor.reclaim();
+  t.same(worker.received.at(-1), { kind: 'reclaim' });
+  t.same(living('worker', 1).received.at(-1), { kind: 'reclaim' });
+  say(worker, listening(9));
+  t.equal(calls.at(-1), `dup ${worker.pid}:9`, 'its new listeners are kept again');
+  supervisor.stop();
+});
+
+t.test(
+  'a worker that dies as the drain begins has no heir to take from the successor',
+  async (t) => {
+    const { clock, supervisor, living, children } = createRig(2);
+    await clock.advance(500);
+    const victim = living('worker', 0);
+    victim.killed.push('crash');
+    victim.beating = false;
+    victim.handlers.onExit('SIGSEGV');
+    const count = children.length;
+    void supervisor.drain(60_000);
+    await clock.advance(10_000);
+    t.equal(children.length, count);
+    supervisor.stop();
+  },
+);
+
+t.test('what a dead worker had still said is not taken for its heir', async (t) => {
+  const { clock, supervisor, living } = createRig(2);
+  await clock.advance(500);
+  const victim = living('worker', 0);
+  victim.killed.push('crash');
+  victim.beating = false;
+  victim.handlers.onExit('SIGSEGV');
+  victim.handlers.onMessage({ kind: 'heartbeat' });
+  t.equal(supervisor.status().workers[0]?.state, 'dead');
+  supervisor.stop();
+});
