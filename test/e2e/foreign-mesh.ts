@@ -154,6 +154,8 @@ export async function openSession(
   socket.on('error', fail);
   raw.on('error', fail);
   socket.on('close', () => failed.reject(new Error('closed before it was ready')));
+  // The raw socket may be half open, so the peer's FIN alone closes nothing, neither here nor in HTTP/2.
+  socket.on('end', () => fail(new Error('ended before it was ready')));
   const timer = setTimeout(() => fail(new Error('not ready in time')), STEP_TIMEOUT_MS);
   try {
     await Promise.race([once(socket, 'secureConnect'), failed.promise]);

@@ -30,12 +30,12 @@ export async function testSilentHandshakes(t: Test, count: number): Promise<void
   const certificate = await requestCertificate(running, tokenOf(running, 'node-a'), WEB);
   const hub = running.mesh.topology.hub;
 
-  let stop = false;
+  const stop = new AbortController();
   let tried = 0;
   const failures: string[] = [];
   const durations: number[] = [];
   const good = async (): Promise<void> => {
-    while (!stop) {
+    while (!stop.signal.aborted) {
       const started = performance.now();
       const word = `hello ${tried++}`;
       try {
@@ -77,7 +77,7 @@ export async function testSilentHandshakes(t: Test, count: number): Promise<void
   t.equal(left, 0, 'every silent connection was closed');
   t.ok(goneMs <= GONE_MS, `the last one ${Math.round(goneMs)} ms after it had connected`);
   await wait(300);
-  stop = true;
+  stop.abort();
   await meaningWell;
   const sorted = durations.toSorted((a, b) => a - b);
   const slowest = Math.round(sorted.at(-1) ?? 0);
