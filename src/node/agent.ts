@@ -127,8 +127,11 @@ export function createAgent(options: AgentOptions): Agent {
 
   const tellState = (): void => {
     const blockers = blocker === '' ? [] : [blocker];
+    // A pod that has no network yet blocks nobody: there is nothing to serve, and it may stay so for long.
+    const { homeless } = capture;
     for (const { podUid, state, reason } of capture.reports) {
-      if (state !== 'captured') blockers.push(`pod ${podUid} is ${state}: ${reason}`);
+      if (state !== 'captured' && !homeless.has(podUid))
+        blockers.push(`pod ${podUid} is ${state}: ${reason}`);
     }
     const captured = capture.captured.map(({ pod }) => pod.podUid);
     tell({ kind: 'agent-state', captured, blockers });
@@ -232,8 +235,16 @@ export function createAgent(options: AgentOptions): Agent {
       .catch((error: unknown) => logger.warn('cannot look for pod namespaces', { error }))
       .finally(() => {
         searching = undefined;
+        // Those that turned up meanwhile; those not found wait for the next round.
+        if (capture.homeless.difference(wanted).size > 0) void search();
       });
     return searching;
+  };
+
+  /** Once: a pod that was un-enrolled while no agent lived may still have its rules, and with them no traffic. */
+  const searchAll = async (): Promise<void> => {
+    const found = await options.namespaces.findAll(localPods);
+    for (const [uid, namespace] of found) capture.setNamespace(uid, namespace);
   };
 
   const save = (): void => {
@@ -365,19 +376,23 @@ export function createAgent(options: AgentOptions): Agent {
       const searcher = clock.every(SEARCH_MS, () => void search());
       // Workers that live on must not be told that their pods are gone.
       if (restored) await search().then(finish);
-      clock.after(REPORT_HOLD_MS, () => {
-        holdingReports = false;
-        report();
-      });
       tellState();
       const running = client.run(signal);
-      client.whenSynced(MIRRORED, signal).then(
-        () => {
-          dropUnconfirmed();
-          return search().then(finish);
-        },
-        () => {},
-      );
+      client
+        .whenSynced(MIRRORED, signal)
+        .then(
+          () => {
+            dropUnconfirmed();
+            // From now on: without the controller no certificate comes, and nobody hears of it.
+            clock.after(REPORT_HOLD_MS, () => {
+              holdingReports = false;
+              report();
+            });
+            return search().then(finish).then(searchAll);
+          },
+          () => {},
+        )
+        .catch((error: unknown) => logger.warn('cannot look for pod namespaces', { error }));
       await running;
       heartbeat.cancel();
       searcher.cancel();
