@@ -236,14 +236,14 @@ export function createAgent(options: AgentOptions): Agent {
       .finally(() => {
         searching = undefined;
         // Those that turned up meanwhile; those not found wait for the next round.
-        if (capture.homeless.difference(wanted).size > 0) void search();
+        if ([...capture.homeless].some((uid) => !wanted.has(uid))) void search();
       });
     return searching;
   };
 
   /** Once: a pod that was un-enrolled while no agent lived may still have its rules, and with them no traffic. */
   const searchAll = async (): Promise<void> => {
-    const found = await options.namespaces.findAll(localPods);
+    const found = await options.namespaces.findAll(new Set(localPods));
     for (const [uid, namespace] of found) capture.setNamespace(uid, namespace);
   };
 

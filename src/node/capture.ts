@@ -24,6 +24,8 @@ import type { PodNamespace } from '../redirect/namespaces.ts';
 import type { Reconciler } from '../redirect/reconcile.ts';
 
 const LINGER_MS = 5000;
+/** Pods whose rules are set at once: each takes several child processes, and a node may enrol all its pods. */
+const ATTACH_MAX = 8;
 const RETRY = { initialMs: 200, maxMs: 10_000 } as const;
 
 export interface CaptureOptions {
@@ -86,6 +88,20 @@ export function createCapture(options: CaptureOptions): Capture {
   const entries = new Map<PodUid, Entry>();
   let retired = false;
   let stopped = false;
+
+  let attaching = 0;
+  const queue: (() => void)[] = [];
+  const inLane = async <T>(act: () => Promise<T>): Promise<T> => {
+    if (attaching < ATTACH_MAX) attaching++;
+    else await new Promise<void>((resolve) => void queue.push(resolve));
+    try {
+      return await act();
+    } finally {
+      const next = queue.shift();
+      if (next === undefined) attaching--;
+      else next();
+    }
+  };
 
   const entryOf = (uid: PodUid): Entry => {
     let entry = entries.get(uid);
@@ -154,7 +170,7 @@ export function createCapture(options: CaptureOptions): Capture {
       entry.retention ??= certificates.retain(identity, options.restored(identity));
       if (probesChanged && entry.attached !== undefined) {
         entry.attached.close();
-        entry.attached = await attachPod(options.redirect, captured);
+        entry.attached = await inLane(() => attachPod(options.redirect, captured));
         options.reconciler.add(entry.attached);
       }
     }
@@ -172,8 +188,8 @@ export function createCapture(options: CaptureOptions): Capture {
     }
     if (!entry.redirecting) {
       if (entry.attached === undefined) {
-        entry.attached = await attachPod(options.redirect, captured);
-      } else await entry.attached.apply();
+        entry.attached = await inLane(() => attachPod(options.redirect, captured));
+      } else await inLane(entry.attached.apply);
       entry.redirecting = true;
       options.reconciler.add(entry.attached);
       entry.backoff.reset();
@@ -211,7 +227,9 @@ export function createCapture(options: CaptureOptions): Capture {
       return;
     }
     try {
-      if (await left.isPresent()) await left.detach();
+      await inLane(async () => {
+        if (await left.isPresent()) await left.detach();
+      });
       entry.clearedInode = namespace.netnsInode;
     } finally {
       left.close();

@@ -143,24 +143,20 @@ export function createWorker(options: WorkerOptions): Worker {
     onChange: () => report(),
   });
 
-  /** The supervisor needs to know who listens, the agent who may be led here. */
+  /** Who listens but lacks something does not serve: a predecessor would close its listeners on that word. */
   const report = (): void => {
-    const statuses = pods.statuses();
-    tell({
-      kind: 'serving',
-      pods: statuses.filter(({ listening }) => listening).map(({ pod }) => pod),
-    });
-    options.onStatus(
-      statuses.map((status) =>
-        status.listening && !readiness.isReady(status.pod)
-          ? {
-              ...status,
-              listening: false,
-              reason: 'workload, policies or certificate are not here',
-            }
-          : status,
-      ),
+    const statuses = pods.statuses().map((status) =>
+      status.listening && !readiness.isReady(status.pod)
+        ? {
+            ...status,
+            listening: false,
+            reason: 'workload, policies or certificate are not here',
+          }
+        : status,
     );
+    const serving = statuses.filter(({ listening }) => listening).map(({ pod }) => pod);
+    tell({ kind: 'serving', pods: serving });
+    options.onStatus(statuses);
   };
 
   const recheck = (): void =>
