@@ -85,6 +85,7 @@ export function connectTunnel(
     `Cannot connect to "${connect.authority}": the tunnel ended before an answer`,
     { flag: 'CONNECT', retryable: true },
   );
+  const isRefused = (): boolean => stream?.resetCode === H2_ERROR.REFUSED_STREAM;
   const timer = clock.after(CONNECT_TIMEOUT_MS, () => {
     const message = `Cannot connect to "${connect.authority}" through the tunnel: no answer in ${CONNECT_TIMEOUT_MS / 1000} s`;
     const error = new MeshError('MESH_CONNECT_TIMEOUT', message, { flag: 'CONNECT' });
@@ -115,11 +116,16 @@ export function connectTunnel(
       onEnd: () => failWith(early),
       onReset: (error) =>
         failWith(
-          new MeshError(error.code, `${early.message}: ${error.message}`, {
-            cause: error,
-            flag: 'CONNECT',
-            retryable: true,
-          }),
+          // REFUSED_STREAM promises that nothing was done (RFC 9113 8.7): as good as a tunnel that broke before.
+          new MeshError(
+            isRefused() ? early.code : error.code,
+            `${early.message}: ${error.message}`,
+            {
+              cause: error,
+              flag: 'CONNECT',
+              retryable: true,
+            },
+          ),
         ),
       onDrain: () => {},
     },

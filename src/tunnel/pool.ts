@@ -81,6 +81,11 @@ interface Entry {
   readonly members: Set<Member>;
   readonly waiters: Set<Waiter>;
   dialing: AbortController | undefined;
+  /**
+   * Streams the peer has allowed on a session before. A new session does not know until its SETTINGS arrive,
+   * and a peer with few slots would refuse most of what is sent till then.
+   */
+  peerSlots: number;
 }
 
 function targetKey(target: TunnelTarget): string {
@@ -103,8 +108,11 @@ export function createTunnelPool(options: TunnelPoolOptions): TunnelPool {
   let sessionCount = 0;
   let waiterCount = 0;
 
-  const slots = ({ session }: Member): number =>
-    session.state === 'open' ? Math.min(session.streamSlots, streamsMax - session.openStreams) : 0;
+  const slots = (entry: Entry, { session }: Member): number => {
+    if (session.state !== 'open') return 0;
+    const most = Math.min(streamsMax, entry.peerSlots);
+    return Math.min(session.streamSlots, most - session.openStreams);
+  };
 
   const forget = (entry: Entry): void => {
     if (entry.members.size === 0 && entry.waiters.size === 0 && entry.dialing === undefined) {
@@ -126,7 +134,7 @@ export function createTunnelPool(options: TunnelPoolOptions): TunnelPool {
     let best: Member | undefined;
     let bestSlots = Number.POSITIVE_INFINITY;
     for (const member of entry.members) {
-      const free = slots(member);
+      const free = slots(entry, member);
       if (free > 0 && free < bestSlots) [best, bestSlots] = [member, free];
     }
     if (best === undefined) return false;
@@ -170,6 +178,9 @@ export function createTunnelPool(options: TunnelPoolOptions): TunnelPool {
       else forget(entry);
     });
     session.onSlots(() => {
+      if (session.state === 'open') {
+        entry.peerSlots = Math.max(1, session.streamSlots + session.openStreams);
+      }
       watchIdle(member);
       if (entry.waiters.size > 0) serve(entry);
     });
@@ -210,7 +221,14 @@ export function createTunnelPool(options: TunnelPoolOptions): TunnelPool {
       const key = targetKey(target);
       let entry = entries.get(key);
       if (entry === undefined) {
-        entry = { key, target, members: new Set(), waiters: new Set(), dialing: undefined };
+        entry = {
+          key,
+          target,
+          members: new Set(),
+          waiters: new Set(),
+          dialing: undefined,
+          peerSlots: Number.POSITIVE_INFINITY,
+        };
         entries.set(key, entry);
       }
       const waiter: Waiter = { headers, handlers, onStream, onError };
