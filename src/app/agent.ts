@@ -25,10 +25,13 @@ import { bundlePem } from '../identity/trust-bundle.ts';
 import type { WorkloadCertificate } from '../identity/workload-certificate.ts';
 import { openNamespace } from '../linux/namespaces.ts';
 import { loadNative } from '../linux/native.ts';
+import { checkPlatform } from '../linux/platform.ts';
 import { isMemoryBacked, raiseDescriptorLimit } from '../linux/process-limits.ts';
 import { createAgent, type Agent } from '../node/agent.ts';
 import type { ToChild, ToSupervisor } from '../node/messages.ts';
+import { createProbeTargets } from '../node/probe-targets.ts';
 import type { RedirectContext } from '../redirect/context.ts';
+import { createProbeRules } from '../redirect/probes.ts';
 import { openPodNamespaces } from '../redirect/namespaces.ts';
 import { createReconciler } from '../redirect/reconcile.ts';
 import { openSpool } from '../redirect/spool.ts';
@@ -122,6 +125,11 @@ export async function runAgent(): Promise<void> {
   const telemetry = await createAgentTelemetry(clock, config);
   const { logger, registry } = telemetry;
   raiseDescriptorLimit(native);
+  // Beside everything else: it takes as long as two programs take to start.
+  checkPlatform(native, clock).catch((error: unknown) => {
+    logger.error('cannot run here', { error });
+    process.exit(1);
+  });
   const tell = (message: ToSupervisor): void => void process.send?.(message);
   const stop = new AbortController();
   process.on('disconnect', () => process.exit(0));
@@ -185,6 +193,7 @@ export async function runAgent(): Promise<void> {
     registry,
     redirect,
     reconciler,
+    probes: createProbeTargets(clock, random, logger, createProbeRules(redirect)),
     certificates,
     namespaces,
     restored: (identity) => restored.get(identity),

@@ -42,6 +42,7 @@ import type { CniRequest } from '../redirect/cni-request.ts';
 import type { PodNamespaces } from '../redirect/namespaces.ts';
 import { createCapture, type Capture } from './capture.ts';
 import { HEARTBEAT_MS, type ToChild, type ToSupervisor } from './messages.ts';
+import type { ProbeTargets } from './probe-targets.ts';
 import { loadSnapshot, saveSnapshot } from './snapshot-file.ts';
 
 /** Types that come from the controller and go to workers or to disk as they are. */
@@ -79,6 +80,8 @@ export interface AgentOptions {
   readonly registry: Registry;
   readonly redirect: RedirectContext;
   readonly reconciler: Pick<Reconciler, 'add' | 'remove'>;
+  /** Lets the kubelet's probes through to what is captured. */
+  readonly probes: ProbeTargets;
   readonly certificates: CertificateStore;
   readonly namespaces: PodNamespaces;
   readonly restored: (identity: SpiffeId) => WorkloadCertificate | undefined;
@@ -154,6 +157,7 @@ export function createAgent(options: AgentOptions): Agent {
       const target = cache(TYPE_URL.capturedPod);
       const removed = [...target.names()].filter((name) => !known.has(name));
       target.update({ set: captured.map(capturedPodResource), removed });
+      setProbes();
       tellState();
     },
     onReport: () => {
@@ -162,6 +166,12 @@ export function createAgent(options: AgentOptions): Agent {
     },
   });
 
+  const isSettling = (): boolean =>
+    holdingReports && capture.reports.some(({ state }) => state === 'pending');
+  const setProbes = (): void => {
+    if (!isSettling()) options.probes.set(capture.captured);
+  };
+
   /**
    * A restarted agent finds its pods as its predecessor left them, but learns so step by step. Until it has, it
    * says nothing, and the controller goes by what it was told before.
@@ -169,7 +179,8 @@ export function createAgent(options: AgentOptions): Agent {
   const report = (): void => {
     if (retired) return;
     const reports: readonly CaptureReport[] = capture.reports;
-    if (holdingReports && reports.some(({ state }) => state === 'pending')) return;
+    if (isSettling()) return;
+    setProbes();
     client.report(TYPE_URL.captureReport, reports.map(captureReportResource));
   };
 
@@ -401,6 +412,7 @@ export function createAgent(options: AgentOptions): Agent {
     receive(message) {
       if (message.kind !== 'retire') return;
       retired = true;
+      options.probes.stop();
       capture.retire();
     },
     async handleCni(request) {
