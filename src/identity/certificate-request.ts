@@ -69,16 +69,25 @@ export function checkOutcome(
   const { privateKeyPem: key, signed } = outcome;
   const certificate = createWorkloadCertificate(identity, key, signed.chainPem);
   if (!certificate.ok) return certificate;
-  const { notBeforeMs, notAfterMs, chainPem } = certificate.value;
+  const verified = checkChain(certificate.value, bundle, nowMs);
+  if (!verified.ok) return verified;
+  if (certificate.value.notAfterMs > nowMs) return ok(certificate.value);
+  const message = `Cannot use the certificate of "${identity}": it has expired on arrival; a clock is wrong`;
+  return fail(new MeshError('MESH_CERTIFICATE_EXPIRED', message, { retryable: true }));
+}
+
+/** Whether peers with `bundle` accept the certificate's chain. Errors as `verifyPeer`. */
+export function checkChain(
+  certificate: WorkloadCertificate,
+  bundle: TrustBundle,
+  nowMs: number,
+): Result<unknown> {
+  const { notBeforeMs, notAfterMs, chainPem } = certificate;
   const chain = parsePem('CERTIFICATE', chainPem.join(''));
   if (!chain.ok) return chain;
   // Our calendar may be wrong; whether the chain holds is asked for a moment inside the leaf's life.
   const momentMs = Math.min(Math.max(nowMs, notBeforeMs), notAfterMs);
-  const verified = verifyPeer(chain.value, bundle, momentMs);
-  if (!verified.ok) return verified;
-  if (notAfterMs > nowMs) return ok(certificate.value);
-  const message = `Cannot use the certificate of "${identity}": it has expired on arrival; a clock is wrong`;
-  return fail(new MeshError('MESH_CERTIFICATE_EXPIRED', message, { retryable: true }));
+  return verifyPeer(chain.value, bundle, momentMs);
 }
 
 function abortable<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {

@@ -17,7 +17,12 @@ import type { Random } from '../base/random.ts';
 import type { Result } from '../base/result.ts';
 import { parseIdentity, type SpiffeId } from '../core/identity.ts';
 import { NOT_BEFORE_BACKDATE_MS } from './certificate.ts';
-import { type CertificateSigner, checkOutcome, requestCertificate } from './certificate-request.ts';
+import {
+  type CertificateSigner,
+  checkChain,
+  checkOutcome,
+  requestCertificate,
+} from './certificate-request.ts';
 import { type HeldCertificate, holdIssued, holdRestored } from './held-certificate.ts';
 import { type CertificateMetrics, createCertificateMetrics } from './metrics.ts';
 import { SigningQueue } from './signing-queue.ts';
@@ -180,10 +185,13 @@ export class CertificateStore implements Disposable {
 
   /**
    * The roots of one trust domain as the control plane publishes them: from now on instead of those that come
-   * with chains. An unusable list changes nothing and is returned as the error.
+   * with chains. An unusable list changes nothing and is returned as the error. Certificates that no root vouches
+   * for any more are replaced at once.
    */
   setRoots(trustDomain: string, rootsPem: readonly string[]): Result<void> {
-    return this.#roots.push(trustDomain, rootsPem);
+    const pushed = this.#roots.push(trustDomain, rootsPem);
+    if (pushed.ok) this.#replaceUntrusted();
+    return pushed;
   }
 
   /** The CA issues under another root now: every certificate is replaced within `spreadMs` (default 10 s). */
@@ -219,6 +227,19 @@ export class CertificateStore implements Disposable {
 
   [Symbol.dispose](): void {
     this.close();
+  }
+
+  /** Kept from before a restart, say, while the CA was replaced: valid by the calendar, and nobody accepts them. */
+  #replaceUntrusted(): void {
+    for (const entry of this.#entries.values()) {
+      const { held, identity } = entry;
+      if (held === undefined || entry.retry !== undefined) continue;
+      const checked = checkChain(held.certificate, this.bundle, this.#clock.wallMs());
+      if (checked.ok) continue;
+      const { message } = checked.error;
+      this.#logger.warn('Certificate is not trusted any more', { identity, error: message });
+      this.#schedule(entry, 0);
+    }
   }
 
   #createEntry(identity: SpiffeId, restored: WorkloadCertificate | undefined): Entry {

@@ -24,6 +24,7 @@ import {
   WAITERS_MAX,
 } from '../../src/identity/certificate-store.ts';
 import { parseCsr } from '../../src/identity/csr.ts';
+import { bundlePem } from '../../src/identity/trust-bundle.ts';
 import { createTestCa, DAY_MS, HOUR_MS, issueTestCertificate, spiffeId } from './fixtures.ts';
 
 const MINUTE_MS = 60_000;
@@ -427,6 +428,18 @@ t.test('after reissueAll every certificate is replaced, one on its way too (T129
     t.not(bench.store.get(name)?.serial, before[index]?.serial);
   }
   t.not(bench.store.get(late)?.serial, underWay.serial);
+});
+
+t.test('a certificate of a CA that is gone is replaced as soon as the roots say so', async (t) => {
+  const bench = await createBench();
+  const other = await createBench();
+  bench.store.setRoots('cluster.local', bundlePem(bench.ca.bundle));
+  bench.store.retain(web);
+  const before = await bench.store.acquire(web);
+  bench.answer = other.sign;
+  bench.store.setRoots('cluster.local', bundlePem(other.ca.bundle));
+  await bench.clock.advance(1);
+  t.not(bench.store.get(web)?.serial, before.serial);
 });
 
 t.test('roots that are pushed count more than those that come with a chain', async (t) => {
