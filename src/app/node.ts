@@ -4,7 +4,7 @@
  */
 
 import { spawn } from 'node:child_process';
-import { mkdirSync, writeSync } from 'node:fs';
+import { mkdirSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { createSystemClock } from '../base/clock.ts';
@@ -67,6 +67,9 @@ const MALLOC: Readonly<Record<string, string>> = {
   MALLOC_TOP_PAD_: process.env['MALLOC_TOP_PAD_'] ?? '1048576',
 };
 
+/** Sockets named after their process; one that was killed cannot remove them itself. */
+const ADMIN_SOCKETS = { agent: ['agent-admin'], worker: ['worker'] } as const;
+
 function spawnChild(
   config: NodeConfig,
   role: 'agent' | 'worker',
@@ -92,7 +95,12 @@ function spawnChild(
     handlers.onExit(reason);
   };
   child.on('error', (error) => exit(error.message));
-  child.on('exit', (code, signal) => exit(signal ?? `exit code ${code}`));
+  child.on('exit', (code, signal) => {
+    for (const name of ADMIN_SOCKETS[role]) {
+      rmSync(join(config.runDir, `${name}-${child.pid}.sock`), { force: true });
+    }
+    exit(signal ?? `exit code ${code}`);
+  });
   child.on('message', (message: ToSupervisor) => handlers.onMessage(message));
   return {
     pid: child.pid ?? 0,

@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import type { Clock } from '../base/clock.ts';
 import type { IpAddress } from '../core/address.ts';
 import type { Native } from '../linux/native.ts';
-import { DemoMesh, type MeshPod, type MeshPodOptions, type NodeProxy } from './mesh.ts';
+import { DemoMesh, wait, type MeshPod, type MeshPodOptions, type NodeProxy } from './mesh.ts';
 import type { RunningMesh } from './actions.ts';
 import { STORY } from './story.ts';
 import { openWire } from './wire.ts';
@@ -99,6 +99,10 @@ export async function startDemoMesh(
   return { mesh, wire: openWire(native, clock, mesh.topology), pods, proxies };
 }
 
+const INTERRUPT_MS = 50;
+/** As a shell would say it of a program that SIGINT ended. */
+const INTERRUPTED = 130;
+
 /** The exit code: 0 when every step showed its proof. */
 export async function runDemoStory(options: DemoOptions): Promise<number> {
   const { print } = options;
@@ -114,31 +118,51 @@ export async function runDemoStory(options: DemoOptions): Promise<number> {
     workers: 2,
   });
   let failed = 0;
+  let left = false;
+  let told = false;
+  const leaving = options.interrupted.then(() => {
+    left = true;
+    return undefined;
+  });
   try {
     const context = await startDemoMesh(mesh, options.native, options.clock);
     print(`   up after ${seconds()}: node-a (web, cart-v2, outsider), node-b (cart-v1, db)`);
     for (const [index, step] of STORY.entries()) {
       print(`\n${index + 1}. ${step.title}`);
       try {
-        const proof = await step.run(context);
+        const running = step.run(context);
+        // Who leaves does not wait for its end, nor hear how it fails without its processes.
+        running.catch(() => {});
+        const proof = await Promise.race([running, leaving]);
+        if (proof === undefined) break;
         print(`   ✓ ${proof.summary}`);
         for (const detail of proof.details) print(`     ${detail}`);
       } catch (error) {
+        // A terminal's Ctrl-C reaches every process of the mesh: what fails then fails for that.
+        await wait(INTERRUPT_MS);
+        if (left) break;
         failed++;
         print(`   ✗ ${error instanceof Error ? error.message : String(error)}`);
         break;
       }
     }
+    if (left) return INTERRUPTED;
+    told = true;
     const result = failed === 0 ? `all ${STORY.length} promises kept` : 'a promise was not kept';
     print(`\n${result}, ${seconds()}`);
-    if (failed > 0) print(`   logs are in ${join(options.dir, 'log')} until the demo ends`);
+    if (failed > 0 && !options.once)
+      print(`   logs are in ${join(options.dir, 'log')} until the demo ends`);
     if (!options.once) {
       printPlayground(options, context);
       await options.interrupted;
     }
+  } catch (error) {
+    if (!left) throw error;
   } finally {
+    if (left) print('\nRemoving everything');
     await mesh.remove();
   }
+  if (!told) return INTERRUPTED;
   return failed === 0 ? 0 : 1;
 }
 

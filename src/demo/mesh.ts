@@ -63,6 +63,8 @@ export interface NodeProxy {
  * costs, and the mesh starts nine. Where this cannot be written, Node goes without.
  */
 const COMPILE_CACHE = join(import.meta.dirname, '../../node_modules/.cache/nodemesh');
+/** Tries again when a process that was just killed still writes. */
+const REMOVE = { recursive: true, force: true, maxRetries: 10, retryDelay: 50 } as const;
 const READY_TIMEOUT_MS = 30_000;
 const POLL_MS = 50;
 const CNI_TIMEOUT_MS = 15_000;
@@ -95,11 +97,13 @@ export class DemoMesh {
   readonly #processes = new Set<DemoProcess>();
   readonly #generations = new Map<string, number>();
   controller: DemoProcess | undefined;
+  #removed = false;
 
   constructor(options: MeshOptions) {
     this.#options = options;
     killInNamespaces(options.prefix);
-    rmSync(options.dir, { recursive: true, force: true });
+    rmSync(options.dir, REMOVE);
+    if (options.keyDir !== '') rmSync(options.keyDir, REMOVE);
     this.manifests = join(options.dir, 'manifests');
     mkdirSync(this.manifests, { recursive: true, mode: 0o700 });
     mkdirSync(join(options.dir, 'log'));
@@ -136,7 +140,13 @@ export class DemoMesh {
     rmSync(join(this.manifests, name), { force: true });
   }
 
+  /** Whoever was still at something when the mesh was removed must not leave anything behind. */
+  #assertPresent(): void {
+    if (this.#removed) throw new MeshError('MESH_ABORTED', 'The mesh is being removed');
+  }
+
   #start(netns: string, name: string, args: string[], env: Record<string, string>): DemoProcess {
+    this.#assertPresent();
     const started = startProcess({
       netns,
       args: ['--disable-warning=ExperimentalWarning', this.#options.program, ...args],
@@ -252,11 +262,13 @@ export class DemoMesh {
 
   /** Makes the pod's network, announces it to its node, then starts its program: the order of a kubelet. */
   async startPod(pod: MeshPodOptions): Promise<MeshPod> {
+    this.#assertPresent();
     const node = this.nodeNamed(pod.node);
     const place = this.topology.addPod(pod.name, node, pod.host);
     if (existsSync(join(this.#options.dir, node.name, 'run', 'cni'))) {
       await this.announce(pod, place);
     }
+    this.#assertPresent();
     const program = await startPodProcess({
       netns: place.netns,
       args: [
@@ -297,13 +309,14 @@ export class DemoMesh {
 
   /** Stops everything and removes every trace. Idempotent; safe after a crash. */
   async remove(): Promise<void> {
+    this.#removed = true;
     for (const process of this.#processes) process.kill('SIGKILL');
     await Promise.all([...this.#processes].map((process) => process.exited));
     killInNamespaces(this.#options.prefix);
     this.topology.remove();
-    rmSync(this.#options.dir, { recursive: true, force: true });
+    rmSync(this.#options.dir, REMOVE);
     if (this.#options.keyDir !== '') {
-      rmSync(this.#options.keyDir, { recursive: true, force: true });
+      rmSync(this.#options.keyDir, REMOVE);
     }
   }
 }

@@ -30,7 +30,9 @@ export interface DemoProcess {
 /** Starts `node ARGS` in a namespace. The environment is exactly `env` and a fixed PATH. */
 export function startProcess(options: ProcessOptions): DemoProcess {
   const log = openSync(options.logFile, 'a');
-  const child = spawn('nsenter', [`--net=${options.netns}`, process.execPath, ...options.args], {
+  // Whatever ends the demo, the kernel ends this too: it is no daemon.
+  const prepare = ['--pdeathsig', 'KILL', 'nsenter', `--net=${options.netns}`];
+  const child = spawn('setpriv', [...prepare, process.execPath, ...options.args], {
     env: { PATH: SYSTEM_PATH, ...options.env },
     stdio: ['ignore', log, log, ...(options.ipc ? (['ipc'] as const) : [])],
   });
@@ -40,7 +42,7 @@ export function startProcess(options: ProcessOptions): DemoProcess {
   });
   closeSync(log);
   if (child.pid === undefined) {
-    throw new MeshError('MESH_COMMAND_FAILED', 'Cannot start "nsenter": is util-linux installed?');
+    throw new MeshError('MESH_COMMAND_FAILED', 'Cannot start "setpriv": is util-linux installed?');
   }
   return { pid: child.pid, child, exited, kill: (signal) => void child.kill(signal) };
 }
@@ -74,12 +76,18 @@ export interface PodProcess {
 export function startPodProcess(options: Omit<ProcessOptions, 'ipc'>): Promise<PodProcess> {
   const started = startProcess({ ...options, ipc: true });
   const waiting = new Map<number, (answer: PodAnswer) => void>();
+  let ended: string | undefined;
+  void started.exited.then((reason) => {
+    ended = `Pod program ended: ${reason}`;
+    for (const answer of waiting.values()) answer({ error: ended });
+  });
   let nextId = 0;
   const pod: PodProcess = {
     process: started,
     ask<T extends PodAnswer>(command: PodCommand): Promise<T> {
       const request: PodRequest = { id: nextId++, command };
       return new Promise<T>((resolve, reject) => {
+        if (ended !== undefined) throw new MeshError('MESH_COMMAND_FAILED', ended);
         const timer = setTimeout(() => {
           waiting.delete(request.id);
           reject(new MeshError('MESH_DEADLINE_EXCEEDED', `Pod did not answer "${command.kind}"`));

@@ -189,7 +189,10 @@ export function createCapture(options: CaptureOptions): Capture {
     if (!entry.redirecting) {
       if (entry.attached === undefined) {
         entry.attached = await inLane(() => attachPod(options.redirect, captured));
-      } else await inLane(entry.attached.apply);
+      } else {
+        const { attached } = entry;
+        await inLane(() => attached.apply());
+      }
       entry.redirecting = true;
       options.reconciler.add(entry.attached);
       entry.backoff.reset();
