@@ -162,8 +162,10 @@ export async function createArena(options: BenchOptions, signal: AbortSignal): P
     failures: () => failures,
     async warmUp(subject) {
       const { clientNetns: netns } = subject;
-      const load = { connections: 16, close: false };
-      await retried(() => runWrk(netns, subject.address('http'), load, 1, signal));
+      for (const close of [false, true]) {
+        const load = { connections: 16, close };
+        await retried(() => runWrk(netns, subject.address('http'), load, 1, signal));
+      }
       await retried(() => runIperf(netns, subject.address('iperf'), 2, 1, signal));
       await retried(() => runIperf(netns, subject.address('same-node-iperf'), 1, 1, signal));
     },
