@@ -5,6 +5,8 @@ import { flushCompileCache } from 'node:module';
 
 import { Command, CommanderError } from 'commander';
 
+import { MeshError } from '../base/errors.ts';
+
 const EXIT_USAGE = 64;
 
 const program = new Command('nodemesh')
@@ -48,6 +50,10 @@ program
 try {
   await program.parseAsync();
 } catch (error) {
-  if (!(error instanceof CommanderError)) throw error;
-  process.exitCode = error.exitCode === 0 ? 0 : EXIT_USAGE;
+  if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : EXIT_USAGE;
+  else if (error instanceof MeshError) {
+    // It says what is wrong and why; a stack would only hide that.
+    process.stderr.write(`nodemesh: ${error.message}\n`);
+    process.exit(1);
+  } else throw error;
 }
