@@ -44,6 +44,8 @@ export async function createAgentTelemetry(
       const life = lives.get(worker);
       if (life !== undefined) totals.forget(life);
       lives.delete(worker);
+      // What a dead worker counted is in nobody else's memory.
+      void file.save();
     },
   };
 }

@@ -13,7 +13,7 @@ import type { WorkerTotals } from './worker-totals.ts';
 export interface TotalsFile {
   /** Takes what the file holds; does nothing without one. Never rejects. */
   load(): Promise<void>;
-  /** Writes the file now. Never rejects. */
+  /** Writes the file now, or again when it is being written. Never rejects. */
   save(): Promise<void>;
   /** Stops writing. */
   stop(): void;
@@ -30,8 +30,10 @@ export function createTotalsFile(
   totals: WorkerTotals,
 ): TotalsFile {
   let isSaving = false;
+  let isStale = false;
   let written = '';
   const save = async (): Promise<void> => {
+    isStale = isSaving;
     if (isSaving) return;
     isSaving = true;
     const next = `${path}.next`;
@@ -48,6 +50,7 @@ export function createTotalsFile(
     } finally {
       isSaving = false;
     }
+    if (isStale) await save();
   };
   let stop = (): void => {};
   return {
