@@ -13,7 +13,7 @@ import { join, resolve } from 'node:path';
 import type { Test } from 'tap';
 
 import { createSystemClock } from '../../src/base/clock.ts';
-import type { RunningMesh } from '../../src/demo/actions.ts';
+import { untilWire, type RunningMesh } from '../../src/demo/actions.ts';
 import { startDemoMesh } from '../../src/demo/demo.ts';
 import { DemoMesh, until, type MeshOptions } from '../../src/demo/mesh.ts';
 import { killInNamespaces } from '../../src/demo/processes.ts';
@@ -80,6 +80,9 @@ export async function createTestMesh(t: Test, options: TestMeshOptions = {}): Pr
     // Not before: a node is not ready while an enrolled pod has no network yet, and pods wait for ready nodes.
     mesh.writeManifest('namespace.yaml', shopNamespace(true));
     await untilCaptured(running, 4);
+    // Peers hear that a pod is captured a moment later; until then PERMISSIVE lets them in as they are. Each
+    // worker hears it for itself, and one round may not meet all of them.
+    for (let round = 0; round < 3; round++) await untilWire(running, 'encrypted');
   }
   return { ...running, native, dir };
 }
