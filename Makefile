@@ -6,7 +6,7 @@ version = const [a, b] = process.versions.node.split(".").map(Number);
 
 # What Node packages cannot bring, as program:package or library:package of Debian 12. Node 26 links libatomic.
 node_needs := libatomic.so.1:libatomic1
-run_needs := nft:nftables ip:iproute2
+run_needs := nft:nftables ip:iproute2 sysctl:procps
 test_needs := $(run_needs) openssl:openssl shellcheck:shellcheck
 bench_needs := $(run_needs) haproxy:haproxy iperf3:iperf3 wrk:wrk
 

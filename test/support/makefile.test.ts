@@ -99,7 +99,14 @@ t.test('make says so when there is no Node at all', { skip }, (t) => {
 const ALL = { node: nodeOf('26.10.0'), npm: 'echo npm "$@"' };
 
 t.test('make test names exactly the missing packages to a user who is not root', { skip }, (t) => {
-  const some = { ...ALL, ip: 'true', openssl: 'true', 'apt-get': 'echo APT', id: 'echo 1000' };
+  const some = {
+    ...ALL,
+    ip: 'true',
+    sysctl: 'true',
+    openssl: 'true',
+    'apt-get': 'echo APT',
+    id: 'echo 1000',
+  };
   const { code, text } = machine(t, some)('test');
   t.equal(code, 2);
   t.match(text, /as root run: apt-get install nftables shellcheck\n/);
@@ -111,7 +118,13 @@ t.test(
   'make test installs missing packages as root, and none when all are there',
   { skip },
   (t) => {
-    const tools = { ...ALL, ip: 'true', openssl: 'true', 'apt-get': 'echo apt-get "$@" >&2' };
+    const tools = {
+      ...ALL,
+      ip: 'true',
+      sysctl: 'true',
+      openssl: 'true',
+      'apt-get': 'echo apt-get "$@" >&2',
+    };
     const first = machine(t, { ...tools, id: 'echo 0' })('test');
     // The list of packages reaches apt-get; its standard output is silenced, so the fake uses the other.
     t.match(first.text, /apt-get install .* nftables shellcheck\n/);
@@ -135,7 +148,7 @@ t.test('make setup misses a library that Node 26 links', { skip }, (t) => {
 
 t.test('make demo hands ARGS on', { skip }, (t) => {
   const node = 'case "$1" in -e) ;; *) echo RUN "$@";; esac';
-  const run = machine(t, { ...ALL, ip: 'true', nft: 'true', node });
+  const run = machine(t, { ...ALL, ip: 'true', nft: 'true', sysctl: 'true', node });
   t.match(run('demo', 'ARGS=--once').text, /RUN src\/bin\/nodemesh\.ts demo --once\n/);
   t.end();
 });
