@@ -18,6 +18,7 @@ import { loadNative } from '../linux/native.ts';
 import {
   awaitSuccessor,
   findPredecessor,
+  removeDeadSockets,
   type HandoverServer,
   type Predecessor,
 } from '../node/handover.ts';
@@ -120,6 +121,7 @@ export async function runNode(): Promise<void> {
   const handoverPath = join(config.runDir, 'supervisor.sock');
   logger.info('node proxy starts', { config, pid: process.pid });
 
+  removeDeadSockets(config.runDir);
   const predecessor = await findPredecessor(handoverPath, clock, logger);
   const supervisor = createSupervisor({
     clock,

@@ -8,8 +8,9 @@
  * folder is root's alone (0700); lines are bounded, and a line that is not understood ends the hand-over.
  */
 
-import { chmodSync, renameSync, rmSync } from 'node:fs';
+import { chmodSync, readdirSync, renameSync, rmSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
+import { join } from 'node:path';
 
 import type { Clock } from '../base/clock.ts';
 import { MeshError } from '../base/errors.ts';
@@ -104,6 +105,25 @@ function readLines(socket: Socket, onLine: (line: string) => void): void {
     }
     if (pending.length > LINE_MAX_CHARS) socket.destroy();
   });
+}
+
+/** Sockets that are named after the process that serves them. */
+const PROCESS_SOCKET = /^(?:agent|agent-admin|worker)-\d+\.sock$/;
+
+/**
+ * Removes what killed proxies left in the run folder. A process id says nothing, another container counts its own:
+ * dead is a socket that nobody answers on.
+ */
+export function removeDeadSockets(dir: string): void {
+  for (const name of readdirSync(dir)) {
+    if (!PROCESS_SOCKET.test(name)) continue;
+    const path = join(dir, name);
+    const socket = connect(path);
+    socket.on('connect', () => socket.destroy());
+    socket.on('error', (error: NodeJS.ErrnoException) => {
+      if (error.code === 'ECONNREFUSED') rmSync(path, { force: true });
+    });
+  }
 }
 
 /** The successor's end. */

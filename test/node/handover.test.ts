@@ -1,5 +1,5 @@
-import { mkdtempSync, rmSync, statSync } from 'node:fs';
-import { connect } from 'node:net';
+import { existsSync, mkdtempSync, renameSync, rmSync, statSync } from 'node:fs';
+import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -9,7 +9,12 @@ import t from 'tap';
 import { createSystemClock } from '../../src/base/clock.ts';
 import { createNullLogger } from '../../src/base/logger.ts';
 import type { PodUid } from '../../src/core/pod.ts';
-import { awaitSuccessor, findPredecessor, parseMessage } from '../../src/node/handover.ts';
+import {
+  awaitSuccessor,
+  findPredecessor,
+  parseMessage,
+  removeDeadSockets,
+} from '../../src/node/handover.ts';
 
 const clock = createSystemClock();
 const logger = createNullLogger();
@@ -68,6 +73,26 @@ t.test(
       socket.destroy();
     }
     t.pass('each was noticed and refused');
+  },
+);
+
+t.test(
+  'sockets that nobody answers on are removed, those of living processes are not',
+  async (t) => {
+    const dir = mkdtempSync(join(tmpdir(), 'nodemesh-handover-'));
+    t.teardown(() => rmSync(dir, { recursive: true }));
+    const living = createServer().listen(join(dir, 'worker-1.sock'));
+    // A killed process leaves its file, as renaming it away from its server does.
+    const killed = createServer().listen(join(dir, 'x'));
+    renameSync(join(dir, 'x'), join(dir, 'agent-2.sock'));
+    await new Promise((resolve) => void killed.close(resolve));
+    t.ok(existsSync(join(dir, 'agent-2.sock')));
+    removeDeadSockets(dir);
+    while (existsSync(join(dir, 'agent-2.sock'))) {
+      await new Promise((resolve) => void setImmediate(resolve));
+    }
+    t.ok(existsSync(join(dir, 'worker-1.sock')));
+    living.close();
   },
 );
 
