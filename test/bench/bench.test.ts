@@ -1,10 +1,12 @@
 /** What the bench makes of its options, of the load tools' output and of the samples. It measures nothing. */
 
+import { spawn } from 'node:child_process';
+
 import t from 'tap';
 
 import { parseIperf, parseWrk } from './load.ts';
 import { CASES, parseBenchOptions, SUBJECTS } from './options.ts';
-import { cpuSeconds, memoryOf, processTree } from './process-usage.ts';
+import { childProcesses, commandLine, cpuSeconds, memoryOf } from './process-usage.ts';
 import { formatAims, formatTable, median, Samples } from './report.ts';
 
 t.test('bench options have defaults that measure everything', async (t) => {
@@ -92,7 +94,10 @@ t.test('aims that were not measured are not judged', async (t) => {
 
 t.test('usage of a process is read from /proc', async (t) => {
   t.ok(cpuSeconds(process.pid) > 0);
-  t.ok(processTree(process.pid).includes(process.pid));
+  const child = spawn('sleep', ['60']);
+  t.strictSame(childProcesses(process.pid), [child.pid]);
+  t.strictSame(commandLine(child.pid ?? 0), ['sleep', '60']);
+  child.kill();
   const memory = memoryOf(process.pid);
   t.ok(memory.pssMb > 1 && memory.anonymousMb > 1 && memory.fileMb > 1);
   t.throws(() => cpuSeconds(2 ** 22 + 1), /ended during the run/);

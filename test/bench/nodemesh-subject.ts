@@ -10,7 +10,7 @@ import { join } from 'node:path';
 
 import type { TopologyNode } from '../../src/demo/topology.ts';
 import type { DemoMesh, MeshPodOptions, NodeProxy } from '../../src/demo/mesh.ts';
-import { commandLine, memoryOf, processTree } from './process-usage.ts';
+import { childProcesses, commandLine, memoryOf } from './process-usage.ts';
 import { HTTP_PORT, IPERF_PORT, type Pods, type Service, type Subject } from './subject.ts';
 
 const NAMESPACE = 'bench';
@@ -115,8 +115,8 @@ export async function startMesh(
 }
 
 /** Children of a supervisor say what they are in their last argument. */
-function withRole(root: number, role: 'agent' | 'worker'): number[] {
-  return processTree(root).filter((pid) => commandLine(pid).at(-1) === role);
+function withRole(supervisor: number, role: 'agent' | 'worker'): number[] {
+  return childProcesses(supervisor).filter((pid) => commandLine(pid).at(-1) === role);
 }
 
 export function workerPids(proxy: NodeProxy): number[] {
@@ -133,7 +133,13 @@ export function createNodemeshSubject(pods: Pods, proxies: readonly NodeProxy[])
     name: 'nodemesh',
     clientNetns: pods.client.netns,
     address: (service) => addresses[service],
-    processes: () => proxies.flatMap((proxy) => processTree(proxy.process.pid)),
+    // Not the agents' short-lived children: those count with their parents once they have ended.
+    processes: () =>
+      proxies.flatMap(({ process: { pid } }) => [
+        pid,
+        ...withRole(pid, 'agent'),
+        ...withRole(pid, 'worker'),
+      ]),
     memoryProcesses() {
       const proxy = proxies[0];
       if (proxy === undefined) return new Map();

@@ -17,29 +17,31 @@ function readStat(pid: number): string[] | undefined {
   }
 }
 
-/** User and system time of every thread it had, in seconds. Throws when the process is gone. */
+/**
+ * User and system time of every thread it had, in seconds, with that of its children that have ended (an agent's
+ * `nft`). Throws when the process is gone.
+ */
 export function cpuSeconds(pid: number): number {
   const stat = readStat(pid);
   if (stat === undefined) throw new Error(`process ${pid} ended during the run`);
-  return (Number(stat[11]) + Number(stat[12])) / TICKS_PER_SECOND;
+  const ticks = stat.slice(11, 15).reduce((sum, field) => sum + Number(field), 0);
+  return ticks / TICKS_PER_SECOND;
 }
 
-/** `root` and all processes below it, as of now. */
-export function processTree(root: number): number[] {
-  const children = new Map<number, number[]>();
-  for (const name of readdirSync('/proc')) {
-    const pid = Number(name);
-    if (!Number.isInteger(pid)) continue;
-    const parent = Number(readStat(pid)?.[1]);
-    children.set(parent, [...(children.get(parent) ?? []), pid]);
-  }
-  const found = [root];
-  for (const pid of found) found.push(...(children.get(pid) ?? []));
-  return found;
+/** The processes that `parent` has started and that run now. */
+export function childProcesses(parent: number): number[] {
+  return readdirSync('/proc')
+    .map(Number)
+    .filter((pid) => Number.isInteger(pid) && Number(readStat(pid)?.[1]) === parent);
 }
 
+/** Program and arguments; empty when the process is gone. */
 export function commandLine(pid: number): string[] {
-  return readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0').slice(0, -1);
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0').slice(0, -1);
+  } catch {
+    return [];
+  }
 }
 
 export interface Memory {
