@@ -4,7 +4,8 @@
  * reads no configuration from outside, and it does little enough not to die.
  *
  * Promises:
- * - A worker that dies is replaced at once, later with backoff; its listeners' queues wait for the heir.
+ * - A worker that dies is replaced at once, later with backoff; what waits for it moves to the others, or
+ *   waits for its heir where there is no other.
  * - A worker silent for 1 s is taken out if another one is healthy; silent for 10 s it is killed. Never two at
  *   once: when all are silent, it is the machine that stalls.
  * - A supervisor that was itself late in that time accuses nobody (F62).
@@ -212,6 +213,9 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
         if (draining?.left.size === 0) draining.done();
         if (stopped || draining !== undefined) return;
         logger.warn('worker ended; starting its heir', { slot: slot.index, reason });
+        slot.giveAway((pod) =>
+          slots.some((other) => other.state === 'healthy' && other.serving.has(pod)),
+        );
         respawn(`worker-${slot.index}`, bornMs, () => startWorker(slot));
         changed();
       },

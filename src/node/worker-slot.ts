@@ -1,7 +1,7 @@
 /**
  * One worker slot of the supervisor: the process that fills it, its heartbeat, and the duplicates of its
  * listeners. The slot outlives its workers, and so do the duplicates: connections that wait in their queues
- * are served by the next worker of the slot.
+ * move to another worker, or are served by the next worker of the slot where there is no other.
  *
  * States: `starting` (spawned, not heard yet) → `healthy` → `suspended` (silent for a second, its listeners
  * shut down so that the kernel moves their queues to the other workers: `net.ipv4.tcp_migrate_req`) →
@@ -69,6 +69,19 @@ export class WorkerSlot {
       this.#held.delete(key);
       this.#descriptors.close(listener.fd);
     }
+  }
+
+  /**
+   * Its worker is dead: the listeners of the pods that another worker `serves` leave their groups, and what waits
+   * in them moves there at once instead of waiting for a process to start. The others wait for the heir: without
+   * another listener in its group a queue would be reset.
+   */
+  giveAway(serves: (pod: PodUid) => boolean): void {
+    const pods = new Set([...this.#held.values()].map(({ pod }) => pod).filter(serves));
+    for (const { pod, fd } of this.#held.values()) {
+      if (pods.has(pod)) this.#descriptors.shutdown(fd);
+    }
+    for (const pod of pods) this.letGo(pod);
   }
 
   /** Takes the slot's listeners out of their groups; what waits in them moves to the other workers. */

@@ -103,29 +103,47 @@ const listening = (fd: number, port = 15_008): ToSupervisor => ({
   listener: { pod: POD, port, fd },
 });
 
-t.test('F20 a dead worker is replaced at once and its heir gets the listeners', async (t) => {
-  const { clock, supervisor, living, say, calls, children } = createRig(2);
+t.test(
+  'F20 a dead worker is replaced at once and its heir gets what no other serves',
+  async (t) => {
+    const { clock, supervisor, living, say, calls, children } = createRig(2);
+    await clock.advance(500);
+    const victim = living('worker', 0);
+    say(victim, listening(7));
+    t.same(calls, [`dup ${victim.pid}:7`]);
+    victim.killed.push('crash');
+    victim.beating = false;
+    victim.handlers.onExit('SIGSEGV');
+    await clock.advance(100);
+    const heir = living('worker', 0);
+    t.not(heir.pid, victim.pid);
+    t.same(heir.received[0], {
+      kind: 'start',
+      slot: 0,
+      supervisorPid: 1,
+      held: [{ pod: POD, port: 15_008, fd: 1000 }],
+    });
+    t.notOk(
+      calls.some((call) => call.startsWith('close')),
+      'the queue was kept',
+    );
+    t.equal(children.filter(({ slot, role }) => role === 'worker' && slot === 1).length, 1);
+    supervisor.stop();
+  },
+);
+
+t.test('F20 what waits for a dead worker moves to another that serves the pod', async (t) => {
+  const { clock, supervisor, living, say, calls } = createRig(2);
   await clock.advance(500);
   const victim = living('worker', 0);
   say(victim, listening(7));
-  t.same(calls, [`dup ${victim.pid}:7`]);
+  say(living('worker', 1), { kind: 'serving', pods: [POD] });
   victim.killed.push('crash');
   victim.beating = false;
-  victim.handlers.onExit('SIGSEGV');
+  victim.handlers.onExit('SIGKILL');
+  t.same(calls.slice(1), ['shutdown 1000', 'close 1000']);
   await clock.advance(100);
-  const heir = living('worker', 0);
-  t.not(heir.pid, victim.pid);
-  t.same(heir.received[0], {
-    kind: 'start',
-    slot: 0,
-    supervisorPid: 1,
-    held: [{ pod: POD, port: 15_008, fd: 1000 }],
-  });
-  t.notOk(
-    calls.some((call) => call.startsWith('close')),
-    'the queue was kept',
-  );
-  t.equal(children.filter(({ slot, role }) => role === 'worker' && slot === 1).length, 1);
+  t.match(living('worker', 0).received[0], { kind: 'start', held: [] }, 'the heir makes new ones');
   supervisor.stop();
 });
 
