@@ -68,6 +68,8 @@ const FOR_WORKERS = [
 /** Metadata a worker sends on its socket: its slot. */
 export const WORKER_METADATA = 'x-nodemesh-worker';
 const SAVE_DELAY_MS = 2000;
+/** A large configuration that keeps changing is written a tenth of the time, not all the time. */
+const SAVE_REST = 10;
 const REPORT_HOLD_MS = 10_000;
 /** How long a CNI ADD may wait; the runtime tries again after an error. */
 const CNI_WAIT_MS = 10_000;
@@ -258,17 +260,20 @@ export function createAgent(options: AgentOptions): Agent {
     for (const [uid, namespace] of found) capture.setNamespace(uid, namespace);
   };
 
+  let saveTookMs = 0;
   const save = (): void => {
     if (retired) return;
     savePending = true;
     if (saving) return;
     saving = true;
-    clock.after(SAVE_DELAY_MS, () => {
+    clock.after(Math.max(SAVE_DELAY_MS, SAVE_REST * saveTookMs), () => {
       savePending = false;
-      saveSnapshot(options.snapshotPath, MIRRORED.map(cache))
+      const startMs = clock.nowMs();
+      saveSnapshot(options.snapshotPath, MIRRORED.map(cache), clock)
         .catch((error: unknown) => logger.warn('cannot save the configuration', { error }))
         .finally(() => {
           saving = false;
+          saveTookMs = clock.nowMs() - startMs;
           if (savePending) save();
         });
     });

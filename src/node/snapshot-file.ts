@@ -1,7 +1,10 @@
 /**
  * The last good configuration on disk, without keys (design, section 3.9): the caches of an agent as the discovery
- * responses that would bring them, one per type, each behind its length. A file that cannot be read is as no
- * file: the controller is asked, as on a first start.
+ * responses that would bring them, each behind its length; a type may take several. A file that cannot be read is
+ * as no file: the controller is asked, as on a first start.
+ *
+ * Written in short turns and pieces: at once, 100,000 workloads stopped the loop for half a second and took twice
+ * their memory (measured). What changes meanwhile may be in it or not; the next save has it.
  */
 
 import { mkdir, open, readFile, rename } from 'node:fs/promises';
@@ -22,24 +25,40 @@ const FILE_MAX_BYTES = 512 * 1024 * 1024;
 const TYPES_MAX = 64;
 const MAGIC = Buffer.from('nodemesh snapshot 1\n');
 
-export async function saveSnapshot(path: string, caches: Iterable<ResourceCache>): Promise<void> {
-  const parts: Buffer[] = [MAGIC];
-  for (const cache of caches) {
-    const resources = [...cache.names()].flatMap((name) => cache.get(name) ?? []);
-    const head = encodeResponseHead(
-      { typeUrl: cache.typeUrl, systemVersion: '', nonce: '', reportSequence: 0, partial: false },
-      [],
-    );
-    const body = encodeResources(cache.typeUrl, resources, true);
-    const length = Buffer.alloc(4);
-    length.writeUInt32BE(head.length + body.length);
-    parts.push(length, head, body);
-  }
+/** Resources in one piece: encoded in about a millisecond. */
+const PIECE_RESOURCES = 500;
+
+function encodePiece(cache: ResourceCache, names: readonly string[]): Buffer[] {
+  const resources = names.flatMap((name) => cache.get(name) ?? []);
+  const head = encodeResponseHead(
+    { typeUrl: cache.typeUrl, systemVersion: '', nonce: '', reportSequence: 0, partial: false },
+    [],
+  );
+  const body = encodeResources(cache.typeUrl, resources, true);
+  const length = Buffer.alloc(4);
+  length.writeUInt32BE(head.length + body.length);
+  return [length, head, body];
+}
+
+export async function saveSnapshot(
+  path: string,
+  caches: Iterable<ResourceCache>,
+  clock: Clock,
+): Promise<void> {
   await mkdir(dirname(path), { recursive: true, mode: 0o700 });
   const temporary = `${path}.new`;
+  const slice = createTimeSlice(clock);
   const file = await open(temporary, 'w', 0o600);
   try {
-    await file.writev(parts);
+    await file.write(MAGIC);
+    for (const cache of caches) {
+      const names = [...cache.names()];
+      // An empty type has its piece too: that it is empty is known.
+      for (let at = 0; at === 0 || at < names.length; at += PIECE_RESOURCES) {
+        if (slice.spent) await slice.yield();
+        await file.writev(encodePiece(cache, names.slice(at, at + PIECE_RESOURCES)));
+      }
+    }
     await file.datasync();
   } finally {
     await file.close();
@@ -55,14 +74,16 @@ export async function loadSnapshot(
   const bytes = await readFile(path).catch(() => undefined);
   if (bytes === undefined || bytes.length > FILE_MAX_BYTES) return undefined;
   if (!bytes.subarray(0, MAGIC.length).equals(MAGIC)) return undefined;
-  const types = new Map<string, readonly WireResource[]>();
+  const types = new Map<string, WireResource[]>();
   const slice = createTimeSlice(clock);
   try {
     for (let at = MAGIC.length; at < bytes.length;) {
       const end = at + 4 + bytes.readUInt32BE(at);
       if (end > bytes.length || types.size >= TYPES_MAX) return undefined;
-      const response = await decodeDeltaResponse(bytes.subarray(at + 4, end), slice);
-      types.set(response.typeUrl, response.resources);
+      const { typeUrl, resources } = await decodeDeltaResponse(bytes.subarray(at + 4, end), slice);
+      const known = types.get(typeUrl);
+      if (known === undefined) types.set(typeUrl, [...resources]);
+      else for (const resource of resources) known.push(resource);
       at = end;
     }
     return types;
