@@ -38,7 +38,7 @@ export interface PodServer {
   readonly port: number;
   /** Connections accepted so far. */
   readonly accepted: () => number;
-  /** Bytes received so far, over all connections. Counted only when the handler reads with `data`. */
+  /** Stops listening and destroys what was accepted. */
   close(): void;
 }
 
