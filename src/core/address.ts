@@ -88,6 +88,8 @@ function formatIpv6(bytes: Buffer): string {
 export function parseAddress(text: string): Result<IpAddress> {
   if (text.length > ADDRESS_TEXT_MAX) return invalid(text, 'too long');
   if (isIPv4(text)) return ok(text as IpAddress);
+  // How a dual-stack listener shows every IPv4 client: the common case of a proxy, without the detour.
+  if (text.startsWith('::ffff:') && isIPv4(text.slice(7))) return ok(text.slice(7) as IpAddress);
   if (text.includes('%')) return invalid(text, 'zone ids are not accepted');
   if (isIPv6(text)) return addressFromBytes(ipv6Bytes(text));
   return invalid(text, 'not an IPv4 or IPv6 address');

@@ -80,11 +80,22 @@ export function connectTunnel(
     ['forwarded', connect.forwarded],
     ['traceparent', connect.traceparent],
   ];
-  const early = new MeshError(
-    'MESH_TUNNEL_CLOSED',
-    `Cannot connect to "${connect.authority}": the tunnel ended before an answer`,
-    { flag: 'CONNECT', retryable: true },
-  );
+  const failEarly = (cause: MeshError | undefined): void => {
+    const what = `Cannot connect to "${connect.authority}": the tunnel ended before an answer`;
+    const message = cause === undefined ? what : `${what}: ${cause.message}`;
+    failWith(
+      // REFUSED_STREAM promises that nothing was done (RFC 9113 8.7): as good as a tunnel that broke before.
+      new MeshError(
+        isRefused() ? 'MESH_TUNNEL_CLOSED' : (cause?.code ?? 'MESH_TUNNEL_CLOSED'),
+        message,
+        {
+          cause,
+          flag: 'CONNECT',
+          retryable: true,
+        },
+      ),
+    );
+  };
   const isRefused = (): boolean => stream?.resetCode === H2_ERROR.REFUSED_STREAM;
   const timer = clock.after(CONNECT_TIMEOUT_MS, () => {
     const message = `Cannot connect to "${connect.authority}" through the tunnel: no answer in ${CONNECT_TIMEOUT_MS / 1000} s`;
@@ -113,20 +124,8 @@ export function connectTunnel(
         handlers.onOpen(stream, parseBaggage(lines));
       },
       onData: () => stream?.reset(H2_ERROR.PROTOCOL_ERROR),
-      onEnd: () => failWith(early),
-      onReset: (error) =>
-        failWith(
-          // REFUSED_STREAM promises that nothing was done (RFC 9113 8.7): as good as a tunnel that broke before.
-          new MeshError(
-            isRefused() ? early.code : error.code,
-            `${early.message}: ${error.message}`,
-            {
-              cause: error,
-              flag: 'CONNECT',
-              retryable: true,
-            },
-          ),
-        ),
+      onEnd: () => failEarly(undefined),
+      onReset: (error) => failEarly(error),
       onDrain: () => {},
     },
     (opened) => {

@@ -1,5 +1,5 @@
 /**
- * The write side of a session's socket: gathers what is written in one tick, and all that comes while a write
+ * The write side of a session's socket: gathers what is written in one turn of the loop, and all that comes while a write
  * is under way, into one buffer and so into one write. Never more than one write is under way, hence what
  * is queued is that write and the gathered bytes.
  *
@@ -74,7 +74,8 @@ export class Output {
     this.#length = needed;
     if (!this.#flushScheduled) {
       this.#flushScheduled = true;
-      process.nextTick(this.#flushTick);
+      // Not nextTick: that would run after each read, the rest of the turn would need a write of its own.
+      setImmediate(this.#flushTick);
     }
     return start;
   }
