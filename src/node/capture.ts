@@ -5,7 +5,7 @@
  * - Enrol: listeners in every worker → certificate → rules → report. A running pod's new connections are never
  *   refused on the way; a pod that is only starting waits for the report (the CNI's ADD).
  * - Un-enrol: rules detached at once, live connections go on; listeners stay for `LINGER_MS`, since peers hear of
- *   it a little later.
+ *   it a little later. The rules go for good once the last captured connection has ended.
  * - Work on one pod is serial; what changes meanwhile is looked at afterwards. Failures are reported and tried
  *   again with backoff; rules that were set stay, refusing.
  */
@@ -19,9 +19,11 @@ import type { CapturedPod, CaptureReport, LocalPod, PodUid } from '../core/pod.t
 import type { CertificateStore, Retention } from '../identity/certificate-store.ts';
 import type { WorkloadCertificate } from '../identity/workload-certificate.ts';
 import { adoptPod, attachPod, type AttachedPod } from '../redirect/attach.ts';
+import { countCapturedConnections } from '../redirect/captured-connections.ts';
 import type { RedirectContext } from '../redirect/context.ts';
 import type { PodNamespace } from '../redirect/namespaces.ts';
 import type { Reconciler } from '../redirect/reconcile.ts';
+import { createLeavingPods } from './leaving-pods.ts';
 
 const LINGER_MS = 5000;
 /** Pods whose rules are set at once: each takes several child processes, and a node may enrol all its pods. */
@@ -86,6 +88,13 @@ interface Entry {
 export function createCapture(options: CaptureOptions): Capture {
   const { clock, logger, certificates } = options;
   const entries = new Map<PodUid, Entry>();
+  const leaving = createLeavingPods({
+    clock,
+    logger,
+    adopt: (captured) => adoptPod(options.redirect, captured),
+    countConnections: ({ namespace, captured: { pod } }) =>
+      countCapturedConnections(options.redirect, namespace, pod.addresses),
+  });
   let retired = false;
   let stopped = false;
 
@@ -154,6 +163,7 @@ export function createCapture(options: CaptureOptions): Capture {
   const enrol = async (entry: Entry, pod: LocalPod, namespace: PodNamespace): Promise<void> => {
     entry.lingerUntilMs = undefined;
     entry.clearedInode = undefined;
+    await leaving.remove(entry.uid);
     const captured: CapturedPod = {
       pod,
       ...namespace,
@@ -231,7 +241,9 @@ export function createCapture(options: CaptureOptions): Capture {
     }
     try {
       await inLane(async () => {
-        if (await left.isPresent()) await left.detach();
+        if (!(await left.isPresent())) return;
+        await left.detach();
+        leaving.add(left.captured);
       });
       entry.clearedInode = namespace.netnsInode;
     } finally {
@@ -260,6 +272,7 @@ export function createCapture(options: CaptureOptions): Capture {
       return;
     }
     entry.lingerUntilMs = undefined;
+    if (entry.pod !== undefined && entry.clearedInode !== undefined) leaving.add(entry.published);
     await forget(entry);
     if (entry.pod === undefined && entry.namespace === undefined) entries.delete(entry.uid);
   };
@@ -319,6 +332,7 @@ export function createCapture(options: CaptureOptions): Capture {
       const entry = entries.get(uid);
       if (entry === undefined) return;
       entry.pod = undefined;
+      void leaving.remove(uid);
       work(entry);
     },
     setNamespace(uid, namespace) {
@@ -346,10 +360,12 @@ export function createCapture(options: CaptureOptions): Capture {
     },
     retire() {
       retired = true;
+      leaving.stop();
       for (const uid of entries.keys()) options.reconciler.remove(uid);
     },
     stop() {
       stopped = true;
+      leaving.stop();
       for (const entry of entries.values()) {
         options.reconciler.remove(entry.uid);
         entry.attached?.close();

@@ -1,5 +1,7 @@
 /** Pods enter and leave the mesh while they run: nothing is cut, nothing is refused, nothing is restarted. */
 
+import { spawnSync } from 'node:child_process';
+
 import t from 'tap';
 
 import {
@@ -8,13 +10,14 @@ import {
   holdOpen,
   holdStop,
   LONG_CONNECTIONS,
+  podNamed,
   probeFrom,
   DB,
   startTraffic,
   stopTraffic,
   untilWire,
 } from '../../src/demo/actions.ts';
-import { wait } from '../../src/demo/mesh.ts';
+import { until, wait, type MeshPod } from '../../src/demo/mesh.ts';
 import { createTestMesh, reasonToSkipMesh, shopNamespace, untilCaptured } from './harness.ts';
 
 t.test(
@@ -48,7 +51,21 @@ t.test(
         const held = await holdCounts(running, name);
         t.match(held, { open: LONG_CONNECTIONS, lost: 0, wrong: 0, errors: [] }, name);
       }
+      t.ok(hasRules(podNamed(running, 'web')), 'rules stand while captured connections live');
       await holdStop(running, `inside-${round}`);
     }
+    await until('nothing of the mesh is left in the pods', 30_000, () => {
+      return ['web', 'cart-v1', 'cart-v2', 'db'].every(
+        (name) => !hasRules(podNamed(running, name)),
+      );
+    });
+    t.match(await holdCounts(running, 'across'), { open: LONG_CONNECTIONS, lost: 0, wrong: 0 });
   },
 );
+
+/** Whether any rule, route or table of ours is in a pod. */
+function hasRules({ place }: MeshPod): boolean {
+  const list = (...command: string[]): string =>
+    spawnSync('nsenter', [`--net=${place.netns}`, ...command], { encoding: 'utf8' }).stdout;
+  return /nodemesh|lookup 100/.test(list('nft', 'list', 'tables') + list('ip', 'rule', 'list'));
+}
