@@ -6,7 +6,7 @@
 
 import { MeshError } from '../base/errors.ts';
 import { fail, ok, type Result } from '../base/result.ts';
-import type { IpAddress, SocketAddress } from '../core/address.ts';
+import { isLoopback, type IpAddress, type SocketAddress } from '../core/address.ts';
 import type { SpiffeId } from '../core/identity.ts';
 import type { Workload } from '../core/workload.ts';
 import { decisionError, type Decision } from '../policy/decide.ts';
@@ -24,6 +24,11 @@ export function targetOfAuthority(
   authority: Authority,
   acceptedOn: IpAddress,
 ): Result<SocketAddress> {
+  if (isLoopback(acceptedOn)) {
+    // Only the pod itself can come this way, and would reach what listens on its loopback alone (T41).
+    const message = `Cannot deliver to "${acceptedOn}": tunnels end at the pod's own address`;
+    return fail(new MeshError('MESH_DESTINATION_FORBIDDEN', message, { details: { status: 400 } }));
+  }
   if (authority.kind === 'address') {
     if (authority.ip !== acceptedOn) {
       const message = `Cannot deliver to "${authority.ip}": this pod is "${acceptedOn}"`;
