@@ -84,15 +84,12 @@ export function openWire(native: Native, clock: Clock, topology: Topology): Wire
   };
   const capture: PacketCapture = capturePackets(native, clock, namespace, 'n1', onFrame);
   return {
-    counts: () => ({
-      tunnel,
-      plain,
-      plainNew,
-      plainConnections: plainOpened.size,
-      readable,
-      plainSample,
-      tunnelSample,
-    }),
+    counts() {
+      // What the kernel has and nobody has read yet counts as well.
+      for (const frame of capture.read()) onFrame(frame);
+      const plainConnections = plainOpened.size;
+      return { tunnel, plain, plainNew, plainConnections, readable, plainSample, tunnelSample };
+    },
     reset() {
       for (const frame of capture.read()) onFrame(frame);
       tunnel = 0;
