@@ -63,6 +63,20 @@ t.test('T40 an address in the authority must be the one the tunnel was accepted 
   t.end();
 });
 
+t.test('T41 a tunnel accepted on loopback leads nowhere', (t) => {
+  const { context, pod } = withCart();
+  const loopback = '127.0.0.1' as IpAddress;
+  const hostname = CART.split('/')[1] ?? '';
+  for (const authority of [
+    { kind: 'address', ip: loopback, port: 8080 },
+    { kind: 'hostname', hostname, port: 80 },
+  ] as const) {
+    const refused = targetOfAuthority(context, pod, authority, loopback);
+    t.match(refused, { ok: false, error: { code: 'MESH_DESTINATION_FORBIDDEN' } });
+  }
+  t.end();
+});
+
 t.test(
   'a host name in the authority selects the port of a service of this pod, and nothing else',
   (t) => {
