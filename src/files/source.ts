@@ -17,7 +17,7 @@ import type { Registry } from '../base/metrics.ts';
 import { createTimeSlice } from '../base/time-slice.ts';
 import type { ObjectChange } from '../controlplane/objects.ts';
 import { DeclaredObjects, type ManifestStatus } from './declared.ts';
-import { createFolder } from './folder.ts';
+import { createFolder, SETTLE_MS } from './folder.ts';
 
 export interface FilesSourceOptions {
   readonly path: string;
@@ -43,7 +43,7 @@ export interface FilesReport {
 export interface FilesSource extends AsyncDisposable {
   /** Reads the folder once; when it resolves, `onChanges` has had everything. Rejects if it cannot be listed. */
   start(): Promise<void>;
-  /** Reads the folder now; resolves when done. */
+  /** Reads the folder now; resolves when done. A file that is just being written counts a little later. */
   rescan(): Promise<void>;
   report(): FilesReport;
 }
@@ -75,7 +75,7 @@ class FolderSource implements FilesSource {
 
   constructor(options: FilesSourceOptions) {
     this.#options = options;
-    this.#folder = createFolder(options.path);
+    this.#folder = createFolder(options.path, options.clock);
     this.#errorGauge = options.registry.gauge({
       name: 'nodemesh_manifest_errors',
       help: 'Manifests that could not be read and keep their last good version',
@@ -150,6 +150,15 @@ class FolderSource implements FilesSource {
     });
   }
 
+  /** Once more when what was being written has rested; later events only bring it forward. */
+  #rescanLater(delayMs: number): void {
+    if (this.#quiet !== undefined || this.#closed) return;
+    this.#quiet = this.#options.clock.after(delayMs, () => {
+      this.#quiet = undefined;
+      this.#rescanSoon();
+    });
+  }
+
   #rescanSoon(): void {
     if (this.#closed || this.#running !== undefined) {
       // One more reading after this one is enough for all that came meanwhile.
@@ -180,6 +189,7 @@ class FolderSource implements FilesSource {
       const files = await this.#folder.read(slice);
       const changes = await this.#declared.merge(files, slice);
       this.#folderError = '';
+      if (this.#folder.unsettled) this.#rescanLater(SETTLE_MS);
       this.#logProblems();
       if (changes.length > 0 && !this.#closed) {
         logger.info('Manifests changed', { path, changed: changes.length });

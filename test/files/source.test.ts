@@ -181,7 +181,7 @@ t.test('files that are too large or not text keep what they said', async (t) => 
   const { path, changes, errors, source } = await openFolder(t, { 'a.yaml': pod('a', '10.0.0.1') });
   changes();
   await writeFile(join(path, 'a.yaml'), Buffer.from([0x61, 0xff, 0xfe, 0x0a]));
-  await source.rescan();
+  await until(() => errors().length > 0);
   t.match(errors(), [/not UTF-8/]);
   // Not in place: the watch would find it empty while it is written.
   await writeFile(join(path, '.new'), Buffer.alloc(FILE_BYTES_MAX + 1, 0x20));
@@ -192,6 +192,23 @@ t.test('files that are too large or not text keep what they said', async (t) => 
   await unlink(join(path, 'a.yaml'));
   await source.rescan();
   t.same(changes(), ['-Pod/default/a']);
+});
+
+t.test('a file that is written in place is never taken half-written', async (t) => {
+  const { path, changes, source } = await openFolder(t, {
+    'a.yaml': `${policy('p', '{}')}---\n${pod('a', '10.0.0.1')}`,
+  });
+  changes();
+  await writeFile(join(path, 'a.yaml'), '');
+  await source.rescan();
+  t.same(changes(), [], 'truncated: nothing is deleted');
+  await writeFile(join(path, 'a.yaml'), `${policy('p', '{}')}---\n`);
+  await source.rescan();
+  t.same(changes(), [], 'half of it: nothing is deleted');
+  await writeFile(join(path, 'a.yaml'), `${policy('p', '{}')}---\n${pod('a', '10.0.0.2')}`);
+  let seen: string[] = [];
+  await until(() => (seen = [...seen, ...changes()]).length > 0);
+  t.same(seen, ['+Pod/default/a'], 'all of it, once it has rested');
 });
 
 t.test('an object that two files declare is an error in the second', async (t) => {
