@@ -14,6 +14,7 @@ import type { Handshakes, TunnelCredentials } from '../tunnel/handshake.ts';
 import type { TunnelPool } from '../tunnel/pool.ts';
 import type { Connections } from './connections.ts';
 import type { Edges } from './edges.ts';
+import type { HandshakeLog } from './handshake-log.ts';
 import type { Journal } from './journal.ts';
 import type { TunnelSessions } from './sessions.ts';
 import type { PodSockets } from './pod-sockets.ts';
@@ -42,6 +43,7 @@ export interface WorkerContext {
   readonly edges: Edges;
   readonly pool: TunnelPool;
   readonly handshakes: Handshakes;
+  readonly handshakeLog: HandshakeLog;
   readonly sessions: TunnelSessions;
   servedPod(uid: PodUid): ServedPod | undefined;
   /** Undefined while the identity has no certificate here. */

@@ -40,12 +40,7 @@ export function acceptTunnel(context: WorkerContext, pod: ServedPod, raw: Socket
         );
       });
     },
-    onError(error) {
-      context.logger.debug('tunnel handshake failed', {
-        source: formatSocketAddress(ends.source),
-        error: error.message,
-      });
-    },
+    onError: (error) => context.handshakeLog.failed(pod.uid, ends.source, error),
   });
 }
 

@@ -40,6 +40,7 @@ export interface TunnelSessions {
 
 export function createTunnelSessions(handshakes: Handshakes, make: MakeSession): TunnelSessions {
   const accepted = new Map<H2Session, PodUid>();
+  let leaving = false;
   return {
     get acceptedCount() {
       return accepted.size;
@@ -47,6 +48,8 @@ export function createTunnelSessions(handshakes: Handshakes, make: MakeSession):
     accept(pod, socket, onStream) {
       const session = make(socket, 'server', onStream);
       accepted.set(session, pod);
+      // Its handshake was under way when the drain began.
+      if (leaving) session.drain();
       session.onClosed(() => void accepted.delete(session));
     },
     dial(target, sockets, credentials, signal) {
@@ -79,6 +82,7 @@ export function createTunnelSessions(handshakes: Handshakes, make: MakeSession):
       });
     },
     drain(pod) {
+      if (pod === undefined) leaving = true;
       for (const [session, owner] of accepted) {
         if (pod === undefined || owner === pod) session.drain();
       }

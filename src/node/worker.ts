@@ -23,6 +23,7 @@ import type { ServedPod, WorkerContext } from './context.ts';
 import type { Credentials } from './credentials.ts';
 import { createDialQueue } from './dial-queue.ts';
 import { createEdges } from './edges.ts';
+import { createHandshakeLog } from './handshake-log.ts';
 import { acceptPassthrough } from './inbound-passthrough.ts';
 import { acceptTunnel } from './inbound.ts';
 import { createJournal } from './journal.ts';
@@ -35,6 +36,9 @@ import { createTunnelSessions, type MakeSession } from './sessions.ts';
 
 /** Left for the process itself: its line to the agent, namespaces of new pods. */
 const OWN_DESCRIPTORS = 16;
+/** How long a worker without connections waits for its peers to take their GOAWAY. */
+const GOODBYE_MS = 2000;
+const GOODBYE_LOOK_MS = 50;
 
 export interface WorkerOptions {
   readonly clock: Clock;
@@ -95,6 +99,7 @@ export function createWorker(options: WorkerOptions): Worker {
     edges: createEdges(),
     pool,
     handshakes,
+    handshakeLog: createHandshakeLog(clock, logger),
     sessions,
     servedPod: (uid) => pods.get(uid),
     credentials: (identity) => credentials.get(identity),
@@ -216,13 +221,19 @@ export function createWorker(options: WorkerOptions): Worker {
   ];
 
   let finishing = false;
+  let goodbyeEndMs: number | undefined;
   // Looked at once the loop has turned: a connection that was made is registered anew as a relay in the same turn.
   const finish = (): void => {
     if (!draining || finishing) return;
     finishing = true;
     clock.after(0, () => {
       finishing = false;
-      if (connections.count === 0) tell({ kind: 'drained' });
+      if (connections.count > 0) return;
+      // Peers learn by GOAWAY that their tunnels end here; a moment for that, or they meet a reset.
+      const quiet = handshakes.unfinishedCount === 0 && sessions.acceptedCount === 0;
+      goodbyeEndMs ??= clock.nowMs() + GOODBYE_MS;
+      if (quiet || clock.nowMs() >= goodbyeEndMs) tell({ kind: 'drained' });
+      else clock.after(GOODBYE_LOOK_MS, finish);
     });
   };
   connections.onIdle(finish);
