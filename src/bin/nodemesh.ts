@@ -3,16 +3,9 @@
 
 import { flushCompileCache } from 'node:module';
 
-import { Command, CommanderError } from 'commander';
-
 import { MeshError } from '../base/errors.ts';
 
 const EXIT_USAGE = 64;
-
-const program = new Command('nodemesh')
-  .description('A sidecarless service mesh for Kubernetes')
-  .exitOverride()
-  .showHelpAfterError();
 
 /**
  * Keeps what was compiled where NODE_COMPILE_CACHE says, if it does: from TypeScript sources a role loads in 0.2 s
@@ -24,36 +17,54 @@ const loaded = <T>(role: T): T => {
 };
 
 /** Roles are loaded when asked for: the supervisor must not carry what the agent needs. */
-program
-  .command('node')
-  .description('run the proxy of this node')
-  .action(async () => loaded(await import('../app/node.ts')).runNode());
-program
-  .command('controller')
-  .description('run the controller on a folder of manifests')
-  .action(async () => loaded(await import('../app/controller.ts')).runController());
-program
-  .command('demo')
-  .description('show the mesh on this machine: two nodes, five pods, real tunnels')
-  .option('--once', 'run the story, clean up and exit 0 or 1')
-  .action(async (options: { readonly once?: boolean }) => {
-    const { runDemo } = loaded(await import('../app/demo.ts'));
-    process.exitCode = await runDemo({ once: options.once === true });
-  });
-program
-  .command('agent', { hidden: true })
-  .action(async () => loaded(await import('../app/agent.ts')).runAgent());
-program
-  .command('worker', { hidden: true })
-  .action(async () => loaded(await import('../app/worker.ts')).runWorker());
+const ROLES = {
+  node: async () => loaded(await import('../app/node.ts')).runNode(),
+  controller: async () => loaded(await import('../app/controller.ts')).runController(),
+  agent: async () => loaded(await import('../app/agent.ts')).runAgent(),
+  worker: async () => loaded(await import('../app/worker.ts')).runWorker(),
+} as const;
+
+function isRole(name: string): name is keyof typeof ROLES {
+  return Object.hasOwn(ROLES, name);
+}
+
+/** With options, help and mistakes; its library is 4 MB that a daemon need not carry. Returns the exit code. */
+async function runCommandLine(): Promise<number> {
+  const { Command, CommanderError } = await import('commander');
+  let exitCode = 0;
+  const program = new Command('nodemesh')
+    .description('A sidecarless service mesh for Kubernetes')
+    .exitOverride()
+    .showHelpAfterError();
+  program.command('node').description('run the proxy of this node').action(ROLES.node);
+  program
+    .command('controller')
+    .description('run the controller on a folder of manifests')
+    .action(ROLES.controller);
+  program
+    .command('demo')
+    .description('show the mesh on this machine: two nodes, five pods, real tunnels')
+    .option('--once', 'run the story, clean up and exit 0 or 1')
+    .action(async (options: { readonly once?: boolean }) => {
+      const { runDemo } = loaded(await import('../app/demo.ts'));
+      exitCode = await runDemo({ once: options.once === true });
+    });
+  try {
+    await program.parseAsync();
+  } catch (error) {
+    if (!(error instanceof CommanderError)) throw error;
+    return error.exitCode === 0 ? 0 : EXIT_USAGE;
+  }
+  return exitCode;
+}
 
 try {
-  await program.parseAsync();
+  const [name = '', ...rest] = process.argv.slice(2);
+  if (rest.length === 0 && isRole(name)) await ROLES[name]();
+  else process.exitCode = await runCommandLine();
 } catch (error) {
-  if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : EXIT_USAGE;
-  else if (error instanceof MeshError) {
-    // It says what is wrong and why; a stack would only hide that.
-    process.stderr.write(`nodemesh: ${error.message}\n`);
-    process.exit(1);
-  } else throw error;
+  if (!(error instanceof MeshError)) throw error;
+  // It says what is wrong and why; a stack would only hide that.
+  process.stderr.write(`nodemesh: ${error.message}\n`);
+  process.exit(1);
 }
