@@ -94,7 +94,10 @@ export interface TokenFile extends NodeAuthenticator, Disposable {
   readonly nodeCount: number;
 }
 
-/** Reads the file; rejects when it cannot be used, so that a controller does not start without it. */
+/**
+ * Reads the file; rejects when it cannot be used, so that a controller does not start without it. Later, what
+ * cannot be used or is empty changes nothing. Replace the file by a rename: a half-written one may lack nodes.
+ */
 export async function openTokenFile(options: TokenFileOptions): Promise<TokenFile> {
   const { clock, logger, path } = options;
   let { table, stamp } = await readTokenFile(options, '');
@@ -153,5 +156,7 @@ async function readTokenFile(options: TokenFileOptions, known: string): Promise<
   if (stamp === known) return { table: [], stamp };
   const parsed = parseTokens(await handle.readFile('utf8'));
   if (!parsed.ok) throw parsed.error;
+  // Met between a truncation and the write after it, or a slip: either way nobody means to lock out every node.
+  if (parsed.value.length === 0 && known !== '') throw refuse('it holds no token');
   return { table: parsed.value, stamp };
 }

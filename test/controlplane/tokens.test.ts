@@ -91,6 +91,10 @@ t.test(
     await settle(clock, () => isKnown(B));
     t.equal(await isKnown(A), false, 'a token that is gone proves nothing');
 
+    await writeFile(`${path}.new`, '', { mode: 0o600 });
+    await rename(`${path}.new`, path);
+    await settle(clock, () => Promise.resolve(true));
+    t.equal(await isKnown(B), true, 'an empty file locks nobody out');
     await writeFile(path, 'nonsense\n');
     await settle(clock, () => Promise.resolve(true));
     t.equal(await isKnown(B), true);
