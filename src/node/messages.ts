@@ -27,7 +27,7 @@ export type ToSupervisor =
       readonly captured: readonly PodUid[];
       readonly blockers: readonly string[];
     }
-  /** Open connections of a worker, for readiness and the end of a drain. */
+  /** A worker that was told to drain has no connection left, or its deadline passed. */
   | { readonly kind: 'drained' };
 
 export type ToChild =

@@ -8,7 +8,7 @@ import type { ServedPod, WorkerContext } from '../../src/node/context.ts';
 import { admit, targetOfAuthority } from '../../src/node/inbound-checks.ts';
 import { createAuthorizer } from '../../src/policy/authorizer.ts';
 import type { Authority } from '../../src/tunnel/authority.ts';
-import { policy, strictPolicy } from '../policy/build.ts';
+import { strictPolicy } from '../policy/build.ts';
 import { capturedPod, key, port, service, stateWith, workload } from '../state/build.ts';
 import type { NodeState } from '../../src/state/contract.ts';
 
@@ -120,19 +120,16 @@ t.test('T103 nothing is let in before the first policies, nor to a workload nobo
   t.end();
 });
 
-t.test('T24 the decision has no transport: it is the same for the same facts', (t) => {
+t.test('T20 under STRICT who has an identity is let in, on any port, and nobody else', (t) => {
   const { context, pod, state } = withCart();
   state.markPoliciesSynced();
-  state.applyPolicies({
-    policies: [strictPolicy(), policy('shop/open', { action: 'ALLOW' })],
-  });
+  const admitted = (source: SpiffeId | undefined, wanted: number): boolean =>
+    admit(context, pod, source, '10.0.0.1' as IpAddress, { ip: POD_IP, port: wanted }).ok;
+  t.ok(admitted(undefined, 8080), 'plain text passes before');
+  state.applyPolicies({ policies: [strictPolicy()] });
   fc.assert(
     fc.property(fc.boolean(), fc.integer({ min: 1, max: 14_000 }), (meshed, wanted) => {
-      const source = meshed ? PEER : undefined;
-      const to = { ip: POD_IP, port: wanted };
-      const first = admit(context, pod, source, '10.0.0.1' as IpAddress, to);
-      const again = admit(context, pod, source, '10.0.0.1' as IpAddress, to);
-      return first.ok === again.ok && (meshed || !first.ok);
+      return admitted(meshed ? PEER : undefined, wanted) === meshed;
     }),
   );
   t.end();

@@ -391,7 +391,8 @@ export const ListenerReportSchema: GenMessage<ListenerReport> = /*@__PURE__*/
   messageDesc(file_nodemesh_v1_node, 7);
 
 /**
- * Worker to agent: what was added to counters since the report before. The agent drops a sequence it has seen.
+ * Worker to agent: totals since the worker's life began, so that a report that is lost, doubled or overtaken changes
+ * nothing. The agent drops a sequence it has seen.
  *
  * @generated from message nodemesh.v1.TrafficDelta
  */
