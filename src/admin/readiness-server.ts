@@ -1,12 +1,13 @@
 /**
  * Readiness on port 15021: `GET /healthz/ready` answers 200 when nothing blocks, else 503, with the blockers by
- * name as JSON either way, read anew for each request. Read only, bounded; a port that is taken (by the predecessor
+ * name as JSON either way, read anew for each request. `GET /healthz/live` answers 200 as long as anybody answers:
+ * whatever is missing outside, a restart would not bring it. Read only, bounded; a port that is taken (by the predecessor
  * of an upgrade) is tried again until it is free.
  */
 
 import type { Clock, Timer } from '../base/clock.ts';
 import type { Logger } from '../base/logger.ts';
-import { listenReadOnly, type Answer, type ReadOnlyServer } from '../telemetry/read-only-server.ts';
+import { listenForProbes, type ProbeAnswer, type ProbeResponder } from './probe-responder.ts';
 
 /** What the answer is made of; further fields, such as pods and workers, are shown as they are. */
 export interface Readiness {
@@ -31,6 +32,7 @@ export interface ReadinessServer {
 
 const RETRY_MS = 250;
 const PATH = '/healthz/ready';
+const LIVE_PATH = '/healthz/live';
 
 export function createReadinessServer(options: ReadinessServerOptions): ReadinessServer {
   const { clock, logger, port, host = '::', status } = options;
@@ -38,20 +40,29 @@ export function createReadinessServer(options: ReadinessServerOptions): Readines
   let isClosed = false;
   let hasComplained = false;
   let retry: Timer | undefined;
-  let server: ReadOnlyServer | undefined;
-  const answer = (): Answer => {
+  let server: ProbeResponder | undefined;
+  const answer = (): ProbeAnswer => {
     const readiness = status();
     return {
       status: readiness.blockers.length === 0 ? 200 : 503,
       contentType: 'application/json; charset=utf-8',
-      body: [`${JSON.stringify(readiness)}\n`],
+      body: `${JSON.stringify(readiness)}\n`,
     };
   };
+  const alive = (): ProbeAnswer => ({
+    status: 200,
+    contentType: 'text/plain; charset=utf-8',
+    body: 'alive\n',
+  });
   const open = (): void => {
-    listenReadOnly({ host, port, logger, routes: new Map([[PATH, answer]]) }).then(
+    const routes = new Map([
+      [PATH, answer],
+      [LIVE_PATH, alive],
+    ]);
+    listenForProbes({ clock, host, port, logger, routes }).then(
       (opened) => {
         server = opened;
-        if (isClosed) void opened.close();
+        if (isClosed) opened.close();
         else resolve(opened.port);
       },
       (error: unknown) => {
@@ -68,7 +79,7 @@ export function createReadinessServer(options: ReadinessServerOptions): Readines
     close() {
       isClosed = true;
       retry?.cancel();
-      void server?.close();
+      server?.close();
     },
   };
 }

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 
 import type { Clock } from '../base/clock.ts';
 import type { TrafficDelta } from '../discovery/codec-local.ts';
-import { createProcessGauges } from '../telemetry/process-metrics.ts';
+import { createProcessGauges } from '../telemetry/process-gauges.ts';
 import { createTotalsFile } from '../telemetry/totals-file.ts';
 import { WORKER_FAMILIES } from '../telemetry/worker-metrics.ts';
 import { createWorkerTotals } from '../telemetry/worker-totals.ts';
@@ -28,7 +28,7 @@ export async function createAgentTelemetry(
   const totals = createWorkerTotals(store, WORKER_FAMILIES);
   const file = createTotalsFile(clock, logger, join(config.runDir, 'totals.json'), totals);
   await file.load();
-  const gauges = createProcessGauges(store, 'agent');
+  const gauges = createProcessGauges(clock, store, 'agent');
   clock.every(GAUGES_MS, () => gauges.observe());
   /** The life that a worker's slot has now: its counts are kept when it ends, its gauges are not. */
   const lives = new Map<string, string>();

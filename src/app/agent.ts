@@ -34,29 +34,13 @@ import type { RedirectContext } from '../redirect/context.ts';
 import { createProbeRules } from '../redirect/probes.ts';
 import { openPodNamespaces } from '../redirect/namespaces.ts';
 import { createReconciler } from '../redirect/reconcile.ts';
-import { openSpool } from '../redirect/spool.ts';
+import { openMarkers, serveCni } from './agent-cni.ts';
 import { createAgentTelemetry } from './agent-telemetry.ts';
 import { readNodeConfig } from './config/settings.ts';
 import { serveProcessAdmin } from './process-telemetry.ts';
-import { dialController, type SessionParts } from './dial.ts';
+import { dialController, sharedSession, type SessionParts } from './dial.ts';
 
 const SAVE_KEYS_MS = 1000;
-
-/** One session for all CA calls, dialled when none stands. */
-function sharedSession(
-  dial: (signal: AbortSignal) => Promise<H2Session>,
-): (signal: AbortSignal) => Promise<H2Session> {
-  let current: Promise<H2Session> | undefined;
-  return async (signal) => {
-    const session = await (current ??= dial(signal)).catch((error: unknown) => {
-      current = undefined;
-      throw error;
-    });
-    if (session.state === 'open') return session;
-    current = dial(signal);
-    return current;
-  };
-}
 
 /** Keeps what a restarted agent needs to serve without the controller; on memory only. */
 function keepKeys(
@@ -138,7 +122,6 @@ export async function runAgent(): Promise<void> {
   process.on('SIGTERM', () => {});
 
   mkdirSync(config.stateDir, { recursive: true, mode: 0o700 });
-  const spoolDir = join(config.runDir, 'cni');
   const parts: SessionParts = {
     clock,
     readBuffers: createReadBuffers(),
@@ -176,9 +159,13 @@ export async function runAgent(): Promise<void> {
     native,
     clock,
     logger,
-    nodeNamespace: openNamespace(native, '/proc/self/ns/net'),
+    nodeNamespace: openNamespace(native, config.nodeNamespace),
   };
-  const namespaces = await openPodNamespaces(redirect, { stateDir: config.runDir });
+  const markers = openMarkers(config, clock, logger);
+  const namespaces = await openPodNamespaces(redirect, {
+    stateDir: config.runDir,
+    hostRoot: config.hostRoot,
+  });
   const reconciler = createReconciler(redirect, ({ pod, found, error }) => {
     logger.error('redirection of a pod was not as it should be', {
       pod: pod.captured.pod.podUid,
@@ -196,6 +183,7 @@ export async function runAgent(): Promise<void> {
     probes: createProbeTargets(clock, random, logger, createProbeRules(redirect)),
     certificates,
     namespaces,
+    markers,
     restored: (identity) => restored.get(identity),
     snapshotPath: join(config.stateDir, 'config.snapshot'),
     createClient: (subscriptions) =>
@@ -224,15 +212,10 @@ export async function runAgent(): Promise<void> {
     agent.receive(message);
     if (message.kind !== 'retire') return;
     // The successor answers the CNI and the metrics port from now on.
-    spool.close();
+    retireCni();
     telemetry.close();
   });
-  const spool = openSpool({
-    dir: spoolDir,
-    clock,
-    logger,
-    handle: (request) => agent.handleCni(request),
-  });
+  const retireCni = serveCni(config, clock, logger, (request) => agent.handleCni(request));
   telemetry.serveMetrics(config.metricsPort);
   await serveProcessAdmin(join(config.runDir, `agent-admin-${process.pid}.sock`), telemetry, [
     ['captured', () => agent.capture.captured],

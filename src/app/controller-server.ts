@@ -7,6 +7,7 @@ import { createServer, type Server, type Socket } from 'node:net';
 import { TLSSocket, type SecureContext } from 'node:tls';
 
 import type { Clock, Timer } from '../base/clock.ts';
+import { startListening } from '../base/listen.ts';
 import type { Logger } from '../base/logger.ts';
 import { unwrap } from '../base/result.ts';
 import type { IpAddress } from '../core/address.ts';
@@ -41,7 +42,7 @@ export interface ControllerServer {
   close(): void;
 }
 
-/** Resolves when the port listens. */
+/** Resolves when the port listens; rejects with a `MeshError` that names it. */
 export async function serveController(options: ControllerServerOptions): Promise<ControllerServer> {
   const { parts, logger, ca, grpc } = options;
   const { clock } = parts;
@@ -61,10 +62,7 @@ export async function serveController(options: ControllerServerOptions): Promise
     });
   });
   server.maxConnections = CONNECTIONS_MAX;
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', reject);
-    server.listen({ port: options.port, host: '::' }, resolve);
-  });
+  await startListening(server, { host: '::', port: options.port }, `[::]:${options.port}`);
   server.on('error', (error) => logger.error('the discovery port failed', { error }));
   return {
     renewCertificate,

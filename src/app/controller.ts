@@ -1,63 +1,39 @@
-/** Composition root of `nodemesh controller` on a folder of manifests. */
+/** Composition root of `nodemesh controller`, on a folder of manifests or in a Kubernetes cluster. */
 
 import { mkdirSync } from 'node:fs';
-import { readFile, rename, writeFile } from 'node:fs/promises';
 import type { Socket } from 'node:net';
 import { join } from 'node:path';
 
 import { createReadinessServer } from '../admin/readiness-server.ts';
 import { createReadBuffers } from '../base/buffer-pool.ts';
-import { createSystemClock, type Clock } from '../base/clock.ts';
+import { createSystemClock, type Timer } from '../base/clock.ts';
 import { unwrap } from '../base/result.ts';
-import type { Random } from '../base/random.ts';
 import { createSystemRandom } from '../base/system-random.ts';
-import { createFileCaptureStore } from '../controlplane/capture-store.ts';
-import { createControlPlane, type NodeClient } from '../controlplane/service.ts';
-import { openTokenFile } from '../controlplane/tokens.ts';
+import { createControlPlane, type MeshClient } from '../controlplane/service.ts';
 import { CA_PATH } from '../discovery/ca-client.ts';
 import { createCaMethod } from '../discovery/ca-service.ts';
 import { createGrpcServer } from '../discovery/grpc-server.ts';
 import { createDiscoveryServer } from '../discovery/server.ts';
 import { DISCOVERY_PATH } from '../discovery/wire-messages.ts';
-import { createFilesSource } from '../files/source.ts';
 import { createWindowBudget } from '../http/h2/window-budget.ts';
-import { createPluggedCa, type CertificateAuthority } from '../identity/ca.ts';
-import { createFileCaStorage } from '../identity/ca-storage.ts';
-import { openSelfSignedCa, type SelfSignedCa } from '../identity/self-signed-ca.ts';
-import { bundlePem } from '../identity/trust-bundle.ts';
-import { readControllerConfig, type ControllerConfig } from './config/settings.ts';
+import { readControllerConfig } from './config/settings.ts';
+import type { ControllerEnvironment, EnvironmentParts } from './controller-environment.ts';
 import { serveController, type ControllerServer } from './controller-server.ts';
 import { createProcessTelemetry, serveProcessAdmin } from './process-telemetry.ts';
 
 /** The intermediate is replaced at half of its life; looking hourly is more than enough. */
 const MAINTAIN_CA_MS = 3_600_000;
+/** Roots that could not be published are tried again after so long. */
+const PUBLISH_RETRY_MS = 5_000;
 
-async function openCa(
-  config: ControllerConfig,
-  clock: Clock,
-  random: Random,
-): Promise<CertificateAuthority | SelfSignedCa> {
-  const { trustDomain } = config;
-  if (config.caDir === '') {
-    const storage = createFileCaStorage(join(config.stateDir, 'ca'));
-    return openSelfSignedCa({ clock, random, trustDomain, storage, mustExist: false });
+/** Only what is used is loaded. */
+async function openEnvironment(parts: EnvironmentParts): Promise<ControllerEnvironment> {
+  if (parts.config.source === 'files') {
+    const { openFilesEnvironment } = await import('./controller-on-files.ts');
+    return openFilesEnvironment(parts);
   }
-  const read = (name: string): Promise<string> => readFile(join(config.caDir, name), 'utf8');
-  const [caCert, caKey, certChain, rootCert] = await Promise.all([
-    read('ca-cert.pem'),
-    read('ca-key.pem'),
-    read('cert-chain.pem'),
-    read('root-cert.pem'),
-  ]);
-  const files = { caCert, caKey, certChain, rootCert };
-  return unwrap(createPluggedCa(trustDomain, files, 1, { clock, random }));
-}
-
-/** For those who install node proxies: the roots, replaced in one step. */
-async function writeRoots(path: string, ca: CertificateAuthority): Promise<void> {
-  if (path === '') return;
-  await writeFile(`${path}.new`, bundlePem(ca.bundle).join(''), { mode: 0o644 });
-  await rename(`${path}.new`, path);
+  const { openKubernetesEnvironment } = await import('./controller-on-kubernetes.ts');
+  return openKubernetesEnvironment(parts);
 }
 
 export async function runController(): Promise<void> {
@@ -69,46 +45,59 @@ export async function runController(): Promise<void> {
   logger.info('controller starts', { config });
   mkdirSync(config.stateDir, { recursive: true, mode: 0o700 });
 
-  const ca = await openCa(config, clock, random);
-  let server: ControllerServer | undefined;
-  let synced = false;
-  const authenticator = await openTokenFile({
-    path: config.tokensFile,
+  let blockers: readonly string[] = ['the API server or the manifests have not been read yet'];
+  let describe = (): object => ({});
+  // First of all: a controller that waits for its API server lives, and must not be restarted for it (F04).
+  createReadinessServer({
     clock,
     logger,
-    ownUid: process.getuid?.() ?? 0,
+    port: config.readinessPort,
+    status: () => ({ blockers, ...describe() }),
   });
+  telemetry.serveMetrics(config.metricsPort);
+  const environment = await openEnvironment({ config, clock, random, logger, registry });
+  const { ca } = environment;
+  let server: ControllerServer | undefined;
+  let publishing: Timer | undefined;
+  const publishRoots = (): void => {
+    publishing?.cancel();
+    publishing = undefined;
+    environment.publishRoots().catch((error: unknown) => {
+      logger.error('Cannot publish the roots; trying again', { error });
+      publishing = clock.after(PUBLISH_RETRY_MS, publishRoots);
+    });
+  };
   const controlPlane = await createControlPlane({
     clock,
     logger,
     registry,
     ca,
-    authenticator,
-    captureStore: createFileCaptureStore(join(config.stateDir, 'captured')),
+    authenticator: environment.authenticator,
+    captureStore: environment.captureStore,
+    ...(environment.sharing === undefined ? {} : { sharing: environment.sharing }),
     istioLabels: config.istioLabels === 'true',
     behind: (published) => discovery.behind(published),
+    leads: () => environment.leads(),
     onIssuerChanged: () => server?.renewCertificate(),
-    onRootsChanged() {
-      writeRoots(config.rootOut, ca).catch((error: unknown) => {
-        logger.error('cannot write the roots', { path: config.rootOut, error });
-      });
-    },
+    onRootsChanged: publishRoots,
+    onPublished: () => environment.published(controlPlane),
   });
   if ('maintain' in ca) {
     clock.every(MAINTAIN_CA_MS, () => {
+      if (!environment.leads()) return;
       ca.maintain().catch((error: unknown) =>
         logger.error('cannot renew the intermediate', { error }),
       );
     });
   }
   const { hooks } = controlPlane;
-  const discovery = createDiscoveryServer<NodeClient, Socket>({
+  const discovery = createDiscoveryServer<MeshClient, Socket>({
     clock,
     logger,
     registry,
     ...hooks,
   });
-  const authority = createCaMethod<NodeClient, Socket>({ logger, registry, ...hooks });
+  const authority = createCaMethod<MeshClient, Socket>({ logger, registry, ...hooks });
   const grpc = createGrpcServer<Socket>({
     clock,
     logger,
@@ -117,16 +106,20 @@ export async function runController(): Promise<void> {
       [CA_PATH, authority],
     ]),
   });
-  const source = createFilesSource({
-    path: config.manifests,
-    clock,
-    logger,
-    registry,
-    onChanges: (changes) => controlPlane.apply(changes),
-  });
+  const source = environment.createSource((changes) => controlPlane.apply(changes));
+  describe = () => {
+    const { nodes, workloads, resources, batches, rootRotation } = controlPlane.status();
+    return { leads: environment.leads(), nodes, workloads, resources, batches, rootRotation };
+  };
+  await serveProcessAdmin(join(config.stateDir, 'admin.sock'), telemetry, [
+    ['status', () => controlPlane.status()],
+    ['source', () => source.report()],
+  ]);
+  // Node proxies need the roots to begin with, whatever else is still being read.
+  if (config.source === 'kubernetes') publishRoots();
+  environment.run(() => controlPlane.authorityChanged());
   await source.start();
   await controlPlane.sourceSynced();
-  synced = true;
   server = await serveController({
     parts: { clock, readBuffers: createReadBuffers(), windowBudget: createWindowBudget() },
     logger,
@@ -135,30 +128,19 @@ export async function runController(): Promise<void> {
     port: config.port,
     grpc,
   });
-  await writeRoots(config.rootOut, ca);
-  createReadinessServer({
-    clock,
-    logger,
-    port: config.readinessPort,
-    status: () => ({
-      blockers: synced ? [] : ['manifests have not been read yet'],
-      ...controlPlane.status(),
-    }),
-  });
-  telemetry.serveMetrics(config.metricsPort);
-  await serveProcessAdmin(join(config.stateDir, 'admin.sock'), telemetry, [
-    ['status', () => controlPlane.status()],
-    ['manifests', () => source.report()],
-  ]);
+  if (config.source === 'files') await environment.publishRoots();
+  blockers = [];
   logger.info('controller is ready', { port: config.port });
 
   const leave = (): void => {
     logger.info('controller ends');
-    telemetry.close();
-    process.exit(0);
+    void environment.leave().finally(() => {
+      telemetry.close();
+      process.exit(0);
+    });
   };
-  process.on('SIGTERM', leave);
-  process.on('SIGINT', leave);
+  process.once('SIGTERM', leave);
+  process.once('SIGINT', leave);
   // What else runs is bound to sockets and timers that keep no process alive.
   await new Promise<never>(() => {});
 }

@@ -83,3 +83,19 @@ export async function dialAgent(
   await whenConnected(socket, 'connect', `the agent at "${path}"`, signal);
   return createH2Session(socket, { role: 'client', ...parts });
 }
+
+/** One session for all CA calls, dialled when none stands. */
+export function sharedSession(
+  dial: (signal: AbortSignal) => Promise<H2Session>,
+): (signal: AbortSignal) => Promise<H2Session> {
+  let current: Promise<H2Session> | undefined;
+  return async (signal) => {
+    const session = await (current ??= dial(signal)).catch((error: unknown) => {
+      current = undefined;
+      throw error;
+    });
+    if (session.state === 'open') return session;
+    current = dial(signal);
+    return current;
+  };
+}

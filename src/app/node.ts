@@ -51,11 +51,12 @@ function createLineLogger(fixed: LogFields): Logger {
 
 /**
  * 10 MB less of idle memory in each process (tried, Node 26.10). The agent also does without optimised code, which
- * a worker must not: a new connection cost it 25 % more.
+ * a worker must not: a new connection cost it 25 % more. A worker's young generation may grow with its load: fixed at
+ * 1 MB, collecting it took twice the time under new connections.
  */
 const V8_FLAGS: Readonly<Record<'agent' | 'worker', readonly string[]>> = {
   agent: ['--optimize-for-size'],
-  worker: ['--min-semi-space-size=1', '--max-semi-space-size=1'],
+  worker: ['--min-semi-space-size=1', '--max-semi-space-size=8'],
 };
 
 /**
@@ -146,13 +147,26 @@ export async function runNode(): Promise<void> {
 
   let handedOver = false;
   let leaving = false;
+  let terminated = false;
+  let idle = false;
   const leave = async (deadlineS: number, reason: string): Promise<void> => {
     if (leaving) return;
     leaving = true;
     logger.info('node proxy drains', { reason, deadlineS });
     await supervisor.drain(deadlineS * 1000);
     logger.info('node proxy ends');
-    process.exit(0);
+    // In a pod an end means another start, and that one would take the node back from its successor.
+    if (config.afterHandover === 'exit' || !handedOver || terminated) process.exit(0);
+    idle = true;
+    // Nothing else keeps the process now.
+    setInterval(() => {}, 60_000);
+  };
+
+  const standAside = (reason: string): void => {
+    handedOver = true;
+    readiness.close();
+    supervisor.retire();
+    void leave(config.drainS, reason);
   };
 
   let handover: HandoverServer | undefined;
@@ -161,12 +175,7 @@ export async function runNode(): Promise<void> {
     const before = handover;
     handover = await awaitSuccessor(handoverPath, process.pid, logger, {
       onServing: (pod) => supervisor.release(pod),
-      onComplete() {
-        handedOver = true;
-        readiness.close();
-        supervisor.retire();
-        void leave(config.drainS, 'a successor serves this node');
-      },
+      onComplete: () => standAside('a successor serves this node'),
       onLost() {
         if (handedOver) return;
         logger.warn('the successor went away before it had taken over; serving every pod again');
@@ -181,12 +190,24 @@ export async function runNode(): Promise<void> {
   };
 
   if (predecessor === undefined) await becomeCurrent();
-  else followPredecessor(predecessor, supervisor, becomeCurrent);
+  else {
+    followPredecessor(predecessor, supervisor, becomeCurrent, async () => {
+      const other = await findPredecessor(handoverPath, clock, logger);
+      if (other !== undefined) standAside('another successor was complete before us');
+      return other !== undefined;
+    });
+  }
 
   process.on('SIGTERM', () => {
+    terminated = true;
+    if (idle) process.exit(0);
     if (handedOver || leaving) return;
     logger.info('SIGTERM: serving on until the grace period ends', { graceS: config.graceS });
-    clock.after(config.graceS * 1000, () => void leave(0, 'SIGTERM without a successor'));
+    clock.after(config.graceS * 1000, () => {
+      // Two that were complete in the same moment: the other one serves everything.
+      if (handover?.isCurrent() === false) standAside('another proxy serves this node');
+      else void leave(0, 'SIGTERM without a successor');
+    });
     // Timers of the clock do not keep a process alive; the children's channels do.
   });
   process.on('SIGINT', () => {
@@ -200,10 +221,11 @@ function followPredecessor(
   predecessor: Predecessor,
   supervisor: ReturnType<typeof createSupervisor>,
   becomeCurrent: () => Promise<void>,
+  isOvertaken: () => Promise<boolean>,
 ): void {
   const told = new Set<PodUid>();
   let complete = false;
-  supervisor.onChange(() => {
+  const follow = (): void => {
     const status = supervisor.status();
     for (const pod of status.served) {
       if (told.has(pod)) continue;
@@ -213,5 +235,16 @@ function followPredecessor(
     if (complete || status.blockers.length > 0) return;
     complete = true;
     void becomeCurrent().then(() => predecessor.complete());
+  };
+  supervisor.onChange(follow);
+  predecessor.onGone(() => {
+    if (complete) return;
+    // Until it is known who serves this node, nobody is told anything.
+    complete = true;
+    void isOvertaken().then((overtaken) => {
+      if (overtaken) return;
+      complete = false;
+      follow();
+    });
   });
 }

@@ -5,9 +5,9 @@ import type { Clock } from '../base/clock.ts';
 import type { LogFields } from '../base/logger.ts';
 import { createLogger, isLogLevel, LOG_LEVELS, type RootLogger } from '../telemetry/logger.ts';
 import { createLogWriter, type LogWriter } from '../telemetry/log-writer.ts';
-import { serveMetrics } from '../telemetry/metrics-server.ts';
-import { createProcessMetrics } from '../telemetry/process-metrics.ts';
+import type { ProcessMetrics } from '../telemetry/process-metrics.ts';
 import type { ReadOnlyServer } from '../telemetry/read-only-server.ts';
+import { createHistogramStore, type HistogramStore } from '../telemetry/histogram-store.ts';
 import { createRegistry, type MetricRegistry } from '../telemetry/registry.ts';
 import { createSeriesStore, type SeriesStore } from '../telemetry/series-store.ts';
 import { LOG_LINES_DROPPED } from '../telemetry/worker-metrics.ts';
@@ -15,6 +15,7 @@ import { LOG_LINES_DROPPED } from '../telemetry/worker-metrics.ts';
 export interface ProcessTelemetry {
   readonly logger: RootLogger;
   readonly store: SeriesStore;
+  readonly histograms: HistogramStore;
   readonly registry: MetricRegistry;
   readonly writer: LogWriter;
   /** Opens the metrics port; a port that is taken (by a predecessor) is tried again until it is free. */
@@ -32,9 +33,12 @@ export function createProcessTelemetry(
   fields: LogFields,
 ): ProcessTelemetry {
   const store = createSeriesStore(clock);
-  const registry = createRegistry(store);
+  const histograms = createHistogramStore(store);
+  const registry = createRegistry(store, histograms);
   const dropped = store.series(store.family(LOG_LINES_DROPPED), [component]);
   const writer = createLogWriter(clock, STDOUT, () => store.add(dropped, 1));
+  // Also after an error that nobody caught.
+  process.once('exit', () => writer.flushSync());
   const logger = createLogger({
     clock,
     writer,
@@ -43,25 +47,37 @@ export function createProcessTelemetry(
   });
   let closed = false;
   let server: ReadOnlyServer | undefined;
-  const open = (port: number, processMetrics: ReturnType<typeof createProcessMetrics>): void => {
+  let processMetrics: ProcessMetrics | undefined;
+  // A worker has no such port, and does without these libraries.
+  const serve = async (port: number): Promise<ReadOnlyServer> => {
+    const { createProcessMetrics } = await import('../telemetry/process-metrics.ts');
+    const { serveMetrics } = await import('../telemetry/metrics-server.ts');
+    // It observes the process: once, however often the port is tried.
+    processMetrics ??= createProcessMetrics();
+    return serveMetrics({ host: '::', port, logger, registry, processMetrics });
+  };
+  const open = (port: number): void => {
     if (closed) return;
-    serveMetrics({ host: '::', port, logger, registry, processMetrics }).then(
+    serve(port).then(
       (opened) => {
         server = opened;
         if (closed) void opened.close();
       },
       (error: unknown) => {
-        logger.debug('cannot serve metrics yet', { port, error });
-        clock.after(RETRY_MS, () => open(port, processMetrics));
+        // A listener that fails says so itself.
+        const loudness = processMetrics === undefined ? 'error' : 'debug';
+        logger[loudness]('cannot serve metrics yet', { port, error });
+        clock.after(RETRY_MS, () => open(port));
       },
     );
   };
   return {
     logger,
     store,
+    histograms,
     registry,
     writer,
-    serveMetrics: (port) => open(port, createProcessMetrics()),
+    serveMetrics: open,
     close() {
       closed = true;
       void server?.close();

@@ -6,7 +6,7 @@ import type { TrafficDelta } from '../discovery/codec-local.ts';
 import { createAccessLog } from '../telemetry/access-log.ts';
 import { createConnectionReporter } from '../telemetry/connection-reporter.ts';
 import { createMetricReports } from '../telemetry/metric-reports.ts';
-import { createProcessGauges } from '../telemetry/process-metrics.ts';
+import { createProcessGauges } from '../telemetry/process-gauges.ts';
 import { createProcessTelemetry, type ProcessTelemetry } from './process-telemetry.ts';
 
 export interface WorkerTelemetry extends ProcessTelemetry {
@@ -18,7 +18,7 @@ export interface WorkerTelemetry extends ProcessTelemetry {
 export function createWorkerTelemetry(clock: Clock, level: string, slot: string): WorkerTelemetry {
   const telemetry = createProcessTelemetry(clock, `worker-${slot}`, level, {});
   const { store, logger } = telemetry;
-  const gauges = createProcessGauges(store, `worker-${slot}`);
+  const gauges = createProcessGauges(clock, store, `worker-${slot}`);
   const reports = createMetricReports(
     store,
     `${slot}-${process.pid}-${Math.round(clock.wallMs())}`,

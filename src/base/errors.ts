@@ -19,6 +19,8 @@ export const ERROR_CODES = [
   'MESH_IDENTITY_INVALID',
   'MESH_MESSAGE_INVALID',
   'MESH_CNI_REQUEST_INVALID',
+  // command line
+  'MESH_USAGE',
   // linux
   'MESH_SYSCALL_FAILED',
   'MESH_PLATFORM_UNSUPPORTED',
@@ -30,11 +32,16 @@ export const ERROR_CODES = [
   'MESH_CONNECTION_RESET',
   'MESH_CONNECTION_CLOSED',
   // http
+  'MESH_HTTP1_PROTOCOL',
+  'MESH_HTTP1_STREAM_RESET',
   'MESH_HTTP2_PROTOCOL',
   'MESH_HTTP2_STREAM_RESET',
   'MESH_HTTP2_GOAWAY',
   'MESH_HTTP2_ABUSE',
   'MESH_HPACK_INVALID',
+  'MESH_HTTP_TARGET_INVALID',
+  'MESH_TOKEN_INVALID',
+  'MESH_JWKS_UNAVAILABLE',
   // identity
   'MESH_DER_INVALID',
   'MESH_CSR_INVALID',
@@ -61,15 +68,21 @@ export const ERROR_CODES = [
   'MESH_DESTINATION_FORBIDDEN',
   'MESH_NO_HEALTHY_ENDPOINT',
   'MESH_WAYPOINT_UNAVAILABLE',
+  'MESH_WAYPOINT_BYPASSED',
   'MESH_CONFIG_UNAVAILABLE',
   'MESH_DRAINED',
+  // kubernetes
+  'MESH_API_REFUSED',
+  'MESH_API_UNREACHABLE',
+  // waypoint
+  'MESH_RATE_STORE_FAILED',
   // redirection
   'MESH_RULES_FAILED',
 ] as const;
 
 export type ErrorCode = (typeof ERROR_CODES)[number];
 
-/** Why a connection failed, as one short word for metric and access log (Istio's names where it has one). */
+/** Why a connection or request failed, as one short word for metric and access log (Istio's names where it has one). */
 export const RESPONSE_FLAGS = [
   '-',
   'DENY',
@@ -85,6 +98,11 @@ export const RESPONSE_FLAGS = [
   'RESET',
   'DRAIN',
   'LIMIT',
+  'TIMEOUT',
+  'OVERFLOW',
+  'RATE_LIMIT',
+  'RETRY_BUDGET',
+  'FAULT',
 ] as const;
 
 export type ResponseFlag = (typeof RESPONSE_FLAGS)[number];

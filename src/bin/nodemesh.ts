@@ -3,6 +3,8 @@
 
 import { flushCompileCache } from 'node:module';
 
+import { hardenProcess } from '../app/hardening.ts';
+import { compactLoadedHeap } from '../app/loaded-heap.ts';
 import { MeshError } from '../base/errors.ts';
 
 const EXIT_USAGE = 64;
@@ -13,16 +15,25 @@ const EXIT_USAGE = 64;
  */
 const loaded = <T>(role: T): T => {
   flushCompileCache();
+  compactLoadedHeap();
   return role;
 };
 
 /** Roles are loaded when asked for: the supervisor must not carry what the agent needs. */
 const ROLES = {
   node: async () => loaded(await import('../app/node.ts')).runNode(),
+  waypoint: async () => loaded(await import('../app/waypoint.ts')).runWaypoint(),
   controller: async () => loaded(await import('../app/controller.ts')).runController(),
   agent: async () => loaded(await import('../app/agent.ts')).runAgent(),
+  clean: async () => loaded(await import('../app/clean.ts')).runClean(),
   worker: async () => loaded(await import('../app/worker.ts')).runWorker(),
 } as const;
+
+/** A daemon: closed to Node's own doors before anything of it is loaded. */
+async function runRole(name: keyof typeof ROLES): Promise<void> {
+  hardenProcess();
+  await ROLES[name]();
+}
 
 function isRole(name: string): name is keyof typeof ROLES {
   return Object.hasOwn(ROLES, name);
@@ -36,11 +47,18 @@ async function runCommandLine(): Promise<number> {
     .description('A sidecarless service mesh for Kubernetes')
     .exitOverride()
     .showHelpAfterError();
-  program.command('node').description('run the proxy of this node').action(ROLES.node);
+  program
+    .command('node')
+    .description('run the proxy of this node')
+    .action(() => runRole('node'));
+  program
+    .command('waypoint')
+    .description('run the layer 7 proxy of a namespace, service or mesh')
+    .action(() => runRole('waypoint'));
   program
     .command('controller')
     .description('run the controller on a folder of manifests')
-    .action(ROLES.controller);
+    .action(() => runRole('controller'));
   program
     .command('demo')
     .description('show the mesh on this machine: two nodes, five pods, real tunnels')
@@ -48,6 +66,19 @@ async function runCommandLine(): Promise<number> {
     .action(async (options: { readonly once?: boolean }) => {
       const { runDemo } = loaded(await import('../app/demo.ts'));
       exitCode = await runDemo({ once: options.once === true });
+    });
+  program
+    .command('clean')
+    .description('take everything of the mesh off this node, as meshctl uninstall does')
+    .action(ROLES.clean);
+  program
+    .command('admin <method> <path...>')
+    .description(
+      'ask the processes of this pod on their admin sockets, e.g. admin GET /config_dump',
+    )
+    .action(async (method: string, paths: readonly string[]) => {
+      const { runAdmin } = loaded(await import('../app/admin.ts'));
+      exitCode = await runAdmin(method === 'POST' ? 'POST' : 'GET', paths);
     });
   try {
     await program.parseAsync();
@@ -60,7 +91,7 @@ async function runCommandLine(): Promise<number> {
 
 try {
   const [name = '', ...rest] = process.argv.slice(2);
-  if (rest.length === 0 && isRole(name)) await ROLES[name]();
+  if (rest.length === 0 && isRole(name)) await runRole(name);
   else process.exitCode = await runCommandLine();
 } catch (error) {
   if (!(error instanceof MeshError)) throw error;

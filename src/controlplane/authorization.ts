@@ -43,7 +43,7 @@ export const EMPTY_MATCH: PolicyMatch = {
 };
 
 export interface AuthorizationView {
-  /** Undefined: nothing for node proxies (it is bound to a waypoint). */
+  /** Undefined: nothing for node proxies; `http-policy-views.ts` has what is for waypoints. */
   readonly policy: Policy | undefined;
   readonly condition: ObjectCondition | undefined;
 }
@@ -74,10 +74,7 @@ export function authorizationView(
   object: AuthorizationPolicy,
   istioLabels: boolean,
 ): AuthorizationView {
-  if (object.targetsWaypoint) {
-    const message = 'Not enforced by node proxies: policies with targetRefs need a waypoint';
-    return { policy: undefined, condition: condition(object, 'NeedsWaypoint', message) };
-  }
+  if (object.targetsWaypoint) return { policy: undefined, condition: undefined };
   const { name, namespace } = object.meta;
   const global = namespace === ROOT_NAMESPACE && object.selector === undefined;
   const l7 = new Set<string>();
@@ -140,7 +137,7 @@ function isEmptyMatch(match: PolicyMatch): boolean {
   return Object.values(match).every((list: readonly unknown[]) => list.length === 0);
 }
 
-function sourceMatch(source: SourceMatch, namespace: string): PolicyMatch {
+export function sourceMatch(source: SourceMatch, namespace: string): PolicyMatch {
   const account = (text: string): ServiceAccountMatch => {
     const [first = '', second] = text.split('/');
     return second === undefined
@@ -160,7 +157,7 @@ function sourceMatch(source: SourceMatch, namespace: string): PolicyMatch {
   };
 }
 
-function operationMatch(operation: OperationMatch): PolicyMatch {
+export function operationMatch(operation: OperationMatch): PolicyMatch {
   return {
     ...EMPTY_MATCH,
     destinationPorts: operation.ports,
@@ -171,7 +168,7 @@ function operationMatch(operation: OperationMatch): PolicyMatch {
 type L4Condition = Exclude<WhenCondition, { readonly l7Key: string }>;
 
 /** The values were checked when the object was read, so reading them again cannot fail. */
-function whenMatch({ key, values, notValues }: L4Condition): PolicyMatch {
+export function whenMatch({ key, values, notValues }: L4Condition): PolicyMatch {
   const cidrs = (texts: readonly string[]): PolicyMatch['sourceIps'] =>
     texts.map((text) => unwrap(parseCidr(text)));
   const ports = (texts: readonly string[]): number[] =>

@@ -137,17 +137,21 @@ function wishOf(labels: Labels, istioLabels: boolean): boolean | undefined {
   return istio === 'none' ? false : undefined;
 }
 
-/** What the labels ask for: the pod's own word, else its namespace's. */
+/** What a namespace's label asks for its pods; those that carry the cluster or the mesh never are. */
+export function isNamespaceEnrolled({ meta }: Namespace, istioLabels: boolean): boolean {
+  return !NEVER_ENROLLED.includes(meta.name) && (wishOf(meta.labels, istioLabels) ?? false);
+}
+
+/** What the labels ask for: the pod's own word, else its namespace's. Never of what cannot have an identity of its own. */
 export function wantsEnrolment(
   pod: Pod,
   namespace: Namespace | undefined,
   istioLabels: boolean,
 ): boolean {
-  if (pod.hostNetwork || NEVER_ENROLLED.includes(pod.meta.namespace)) return false;
+  const cannot = pod.hostNetwork || pod.isStatic;
+  if (cannot || NEVER_ENROLLED.includes(pod.meta.namespace)) return false;
   const own = wishOf(pod.meta.labels, istioLabels);
-  return (
-    own ?? (namespace === undefined ? false : (wishOf(namespace.meta.labels, istioLabels) ?? false))
-  );
+  return own ?? (namespace !== undefined && isNamespaceEnrolled(namespace, istioLabels));
 }
 
 /** A pod that some other HBONE data plane captured, or that speaks HBONE itself (`native`). */

@@ -27,8 +27,18 @@ export interface Holder {
 /** Node and identity pairs; expired ones are dropped when it fills. */
 const LEAVES_MAX = 200_000;
 
-export function createLeafLedger(clock: Clock, leafTtlMaxMs: number): LeafLedger {
+/**
+ * `shared`: other controllers issue too, at any time. Then a certificate that is unknown here may be as young as the
+ * moment at which the present issuer began, and not only as this controller's start.
+ */
+export function createLeafLedger(
+  clock: Clock,
+  leafTtlMaxMs: number,
+  shared: boolean = false,
+): LeafLedger {
   const startMs = clock.wallMs();
+  let lastIssuerId = '';
+  let issuerSinceMs = startMs;
   const leaves = new Map<string, Leaf>();
   // A node name has no space.
   const keyOf = (node: string, identity: SpiffeId): string => `${node} ${identity}`;
@@ -43,11 +53,14 @@ export function createLeafLedger(clock: Clock, leafTtlMaxMs: number): LeafLedger
     },
     outdated(holders, issuerId) {
       const nowMs = clock.wallMs();
+      if (issuerId !== lastIssuerId) issuerSinceMs = nowMs;
+      lastIssuerId = issuerId;
+      const unknownSinceMs = shared ? issuerSinceMs : startMs;
       const found: Holder[] = [];
       for (const holder of holders) {
         const leaf = leaves.get(keyOf(holder.node, holder.identity));
         if (leaf === undefined ? !holder.surely : leaf.issuerId === issuerId) continue;
-        const notAfterMs = leaf?.notAfterMs ?? startMs + leafTtlMaxMs;
+        const notAfterMs = leaf?.notAfterMs ?? unknownSinceMs + leafTtlMaxMs;
         if (nowMs < notAfterMs) found.push(holder);
       }
       return found;

@@ -7,15 +7,26 @@ import type { ServiceName, SliceName } from './service-registry.ts';
 export class Marks {
   readonly pods: Set<PodName> = new Set();
   readonly services: Set<ServiceName> = new Set();
+  /** What their waypoints know of them. */
+  readonly bound: Set<ServiceName> = new Set();
+  /** The traffic policies that bear on them. */
+  readonly traffic: Set<ServiceName> = new Set();
+  /** Policies that waypoints enforce. */
+  readonly httpPolicies: Set<ObjectKey> = new Set();
+  /** Traffic policies themselves: what is to be said of them. */
+  readonly trafficPolicies: Set<ObjectKey> = new Set();
   readonly slices: Set<SliceName> = new Set();
+  readonly namespaces: Set<string> = new Set();
   readonly nodes: Set<string> = new Set();
   readonly authorizations: Set<ObjectKey> = new Set();
   readonly peers: Set<ObjectKey> = new Set();
   readonly #walks: Iterator<undefined>[] = [];
 
   get isEmpty(): boolean {
-    const { pods, services, slices, nodes, authorizations, peers } = this;
-    const sets = [pods, services, slices, nodes, authorizations, peers];
+    const { pods, services, bound, traffic, slices, namespaces, nodes } = this;
+    const { authorizations, peers, httpPolicies, trafficPolicies } = this;
+    const policies = [authorizations, peers, httpPolicies, trafficPolicies];
+    const sets = [pods, services, bound, traffic, slices, namespaces, nodes, ...policies];
     return this.#walks.length === 0 && sets.every((set) => set.size === 0);
   }
 

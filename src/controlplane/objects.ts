@@ -7,8 +7,17 @@
  */
 
 import type { Cidr, IpAddress } from '../core/address.ts';
+import type { JwtRule } from '../core/http-policy.ts';
 import type { PodUid } from '../core/pod.ts';
+import type { TrafficSettings } from '../core/traffic-policy.ts';
 import type { AppProtocol, WorkloadType } from '../core/workload.ts';
+import type {
+  Gateway,
+  GatewayClass,
+  MeshDeclaration,
+  ReferenceGrant,
+  RouteObject,
+} from './gateway-objects.ts';
 
 export type Labels = ReadonlyMap<string, string>;
 
@@ -57,6 +66,8 @@ export interface Pod {
   /** When the pod is to be gone (its `deletionTimestamp`); undefined while nobody deletes it. */
   readonly deletionMs: number | undefined;
   readonly hostNetwork: boolean;
+  /** From a file of its node: it has no service account, and so no identity. */
+  readonly isStatic: boolean;
   readonly workloadName: string;
   readonly workloadType: WorkloadType;
   /** Declared TCP ports of all containers, for named target ports. */
@@ -73,6 +84,16 @@ export interface ServiceObjectPort {
   readonly appProtocol: AppProtocol;
 }
 
+/** The condition of a Service, and of a route's parent, that says whether a waypoint serves it. */
+export const WAYPOINT_BOUND = 'nodemesh.dev/WaypointBound';
+
+/** A condition as it stands in a status, without its times. */
+export interface StatedCondition {
+  readonly status: string;
+  readonly reason: string;
+  readonly message: string;
+}
+
 export interface ServiceObject {
   readonly kind: 'Service';
   readonly meta: ObjectMeta;
@@ -86,8 +107,12 @@ export interface ServiceObject {
   readonly selector: LabelSelector | undefined;
   readonly internalTrafficPolicy: 'Cluster' | 'Local';
   readonly trafficDistribution: TrafficDistribution | undefined;
+  /** `sessionAffinity: ClientIP`. */
+  readonly clientAffinity: boolean;
   readonly publishNotReadyAddresses: boolean;
   readonly ipFamilies: readonly ('IPv4' | 'IPv6')[];
+  /** What its status says of its waypoint, in our words; undefined: nothing, as always in a folder. */
+  readonly waypointBound: StatedCondition | undefined;
 }
 
 export const TRAFFIC_DISTRIBUTIONS = ['PreferClose', 'PreferSameZone', 'PreferSameNode'] as const;
@@ -163,6 +188,10 @@ export interface SourceMatch {
   readonly notServiceAccounts: readonly string[];
   readonly ipBlocks: readonly Cidr[];
   readonly notIpBlocks: readonly Cidr[];
+  readonly requestPrincipals: readonly string[];
+  readonly notRequestPrincipals: readonly string[];
+  readonly remoteIpBlocks: readonly Cidr[];
+  readonly notRemoteIpBlocks: readonly Cidr[];
   /** Names of the L7 fields that were present; a node proxy cannot evaluate them. */
   readonly l7Fields: readonly string[];
 }
@@ -170,6 +199,12 @@ export interface SourceMatch {
 export interface OperationMatch {
   readonly ports: readonly number[];
   readonly notPorts: readonly number[];
+  readonly hosts: readonly string[];
+  readonly notHosts: readonly string[];
+  readonly methods: readonly string[];
+  readonly notMethods: readonly string[];
+  readonly paths: readonly string[];
+  readonly notPaths: readonly string[];
   readonly l7Fields: readonly string[];
 }
 
@@ -188,12 +223,23 @@ export type WhenCondition =
       readonly values: readonly string[];
       readonly notValues: readonly string[];
     }
-  | { readonly l7Key: string };
+  | {
+      /** `request.headers[NAME]`, `request.auth.…`, `remote.ip` and what we do not know of L7. */
+      readonly l7Key: string;
+      readonly values: readonly string[];
+      readonly notValues: readonly string[];
+    };
 
 export interface AuthorizationRule {
   readonly from: readonly SourceMatch[];
   readonly to: readonly OperationMatch[];
   readonly when: readonly WhenCondition[];
+}
+
+/** In the policy's own namespace: a Service bound to a waypoint, or the waypoint's Gateway. */
+export interface PolicyTargetRef {
+  readonly kind: 'Service' | 'Gateway';
+  readonly name: string;
 }
 
 export interface AuthorizationPolicy {
@@ -203,10 +249,62 @@ export interface AuthorizationPolicy {
   readonly selector: LabelSelector | undefined;
   /** Bound to a waypoint or service: not enforced by node proxies. */
   readonly targetsWaypoint: boolean;
+  readonly targets: readonly PolicyTargetRef[];
   readonly rules: readonly AuthorizationRule[];
 }
 
+export interface RequestAuthenticationObject {
+  readonly kind: 'RequestAuthentication';
+  readonly meta: ObjectMeta;
+  /** Never empty. */
+  readonly targets: readonly PolicyTargetRef[];
+  readonly rules: readonly JwtRule[];
+  /** Why it cannot be followed, and so no request is answered; empty: it can. */
+  readonly invalid: string;
+}
+
+const TRAFFIC_TARGET_KINDS = ['Service', 'HTTPRoute', 'GRPCRoute', 'Gateway', 'Namespace'] as const;
+
+/** An object in the policy's own namespace. */
+export interface TrafficTarget {
+  readonly kind: (typeof TRAFFIC_TARGET_KINDS)[number];
+  readonly name: string;
+  /** A port (name or number) of a Service, a rule of a route; empty: all of it. */
+  readonly sectionName: string;
+}
+
+/** A service in the policy's own namespace. */
+export interface FailoverTarget {
+  readonly name: string;
+  readonly port: number;
+}
+
+/** Before the name of an `XBackendTrafficPolicy`: a colon cannot be in a real name, so both kinds keep apart. */
+export const BACKEND_POLICY_PREFIX = 'XBackendTrafficPolicy:';
+
+/** Ours, or Gateway API's `XBackendTrafficPolicy` read into the same. */
+export interface TrafficPolicyObject {
+  readonly kind: 'TrafficPolicy';
+  readonly meta: ObjectMeta;
+  /** Never empty. */
+  readonly targets: readonly TrafficTarget[];
+  /** Of the specification that was read; 0 in a folder. */
+  readonly generation: number;
+  /** Its status has entries of ours; only of `XBackendTrafficPolicy`. */
+  readonly stated: boolean;
+  /** Why it sets nothing; empty: it is fine. Only of `XBackendTrafficPolicy`. */
+  readonly invalid: string;
+  /** Its `balancing.failover` is empty: see `failover`. */
+  readonly settings: TrafficSettings;
+  readonly failover: readonly FailoverTarget[];
+}
+
 export type MeshObject =
+  | GatewayClass
+  | MeshDeclaration
+  | Gateway
+  | RouteObject
+  | ReferenceGrant
   | Namespace
   | Pod
   | ServiceObject
@@ -215,7 +313,9 @@ export type MeshObject =
   | NetworkPolicyObject
   | MeshConfig
   | PeerAuthentication
-  | AuthorizationPolicy;
+  | AuthorizationPolicy
+  | RequestAuthenticationObject
+  | TrafficPolicyObject;
 
 export type ObjectKind = MeshObject['kind'];
 

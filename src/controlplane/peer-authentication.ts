@@ -19,7 +19,10 @@ export const CONVERTED_PREFIX = 'converted_peer_authentication_';
 export const STATIC_STRICT_KEY: string = `${ROOT_NAMESPACE}/${STATIC_STRICT_NAME}`;
 
 /** Oldest first, then by name: the order in which objects of one level count. */
-export function comparePrecedence(a: PeerAuthentication, b: PeerAuthentication): number {
+export function comparePrecedence(
+  a: Pick<PeerAuthentication, 'meta'>,
+  b: Pick<PeerAuthentication, 'meta'>,
+): number {
   if (a.meta.createdMs !== b.meta.createdMs) return a.meta.createdMs - b.meta.createdMs;
   return a.meta.name < b.meta.name ? -1 : a.meta.name > b.meta.name ? 1 : 0;
 }

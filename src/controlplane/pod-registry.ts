@@ -98,6 +98,13 @@ export class PodRegistry {
     return this.#byNode.get(node)?.get(podName(namespace, serviceAccount)) ?? [];
   }
 
+  /** On whatever node, or on none yet. */
+  *withAccountAnywhere(namespace: string, serviceAccount: string): Iterable<PodRecord> {
+    for (const record of this.byLabels.inNamespace(namespace)) {
+      if (record.pod.serviceAccount === serviceAccount) yield record;
+    }
+  }
+
   put(pod: Pod): PodChange {
     const name = podName(pod.meta.namespace, pod.meta.name);
     const old = this.#byName.get(name);

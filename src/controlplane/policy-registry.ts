@@ -27,6 +27,7 @@ export class PolicyRegistry {
   readonly #peers = new Map<ObjectKey, PeerAuthentication>();
   readonly #peersIn = new Map<string, Set<PeerAuthentication>>();
   readonly #authorizations = new Map<ObjectKey, AuthorizationPolicy>();
+  readonly #authorizationsIn = new Map<string, Set<ObjectKey>>();
   /** Only those with a selector. */
   readonly #selecting: SelectorIndex<AuthorizationPolicy> = createSelectorIndex();
   readonly #filters = new Map<ObjectKey, NetworkPolicyObject>();
@@ -36,8 +37,11 @@ export class PolicyRegistry {
     return this.#authorizations.get(key);
   }
 
-  authorizationKeys(): Iterable<ObjectKey> {
-    return this.#authorizations.keys();
+  /** Of one namespace, and of the root namespace, which reaches every other. */
+  *authorizationsReaching(namespace: string): Iterable<ObjectKey> {
+    for (const name of new Set([namespace, ROOT_NAMESPACE])) {
+      yield* this.#authorizationsIn.get(name) ?? [];
+    }
   }
 
   peer(key: ObjectKey): PeerAuthentication | undefined {
@@ -75,6 +79,7 @@ export class PolicyRegistry {
   putAuthorization(object: AuthorizationPolicy): AuthorizationPolicy | undefined {
     const before = this.removeAuthorization(objectKey(object));
     this.#authorizations.set(objectKey(object), object);
+    addTo(this.#authorizationsIn, object.meta.namespace, objectKey(object));
     if (object.selector !== undefined) {
       this.#selecting.add(selectedNamespace(object), object.selector, object);
     }
@@ -85,6 +90,7 @@ export class PolicyRegistry {
     const before = this.#authorizations.get(key);
     if (before === undefined) return undefined;
     this.#authorizations.delete(key);
+    removeFrom(this.#authorizationsIn, before.meta.namespace, key);
     if (before.selector !== undefined) {
       this.#selecting.remove(selectedNamespace(before), before.selector, before);
     }

@@ -15,6 +15,7 @@ import { createTimeSlice } from '../base/time-slice.ts';
 import { TYPE_URL } from '../discovery/type-urls.ts';
 import type { Acknowledgements } from './acknowledgements.ts';
 import type { CaptureStore } from './capture-store.ts';
+import type { EnrolmentSharing } from './enrolment-sharing.ts';
 import type { ObjectChange } from './objects.ts';
 import type { Publication } from './publication.ts';
 import type { ResourceCaches } from './resource-caches.ts';
@@ -27,6 +28,8 @@ export interface PublisherOptions {
   readonly caches: ResourceCaches;
   readonly acknowledgements: Acknowledgements;
   readonly captureStore: CaptureStore;
+  /** Several controllers; see enrolment-sharing.ts. */
+  readonly sharing?: EnrolmentSharing | undefined;
   /** After each batch. */
   readonly onPublished: () => void;
   /** How long changes are gathered. Default 50. */
@@ -44,6 +47,8 @@ export interface Publisher extends AsyncDisposable {
   poke(): void;
   /** Resolves when everything known now is published. */
   flush(): Promise<void>;
+  /** Calls `done` when all nodes have acknowledged everything known now, or had their time. */
+  settleAll(done: () => void): void;
   readonly batchCount: number;
 }
 
@@ -51,9 +56,12 @@ const GATHER_DEFAULT_MS = 50;
 const ACKNOWLEDGE_LIMIT_DEFAULT_MS = 5_000;
 /** Writing a large mesh's list with every batch would be most of the work. */
 const SAVE_PERIOD_MS = 1_000;
+/** Pods that merely ended are taken from what is stored after so long. */
+const ENDED_STORE_MS = 30_000;
+const OTHERS_LOOK_MS = 50;
 
 export function createPublisher(options: PublisherOptions): Publisher {
-  const { clock, logger, world, caches, acknowledgements, captureStore } = options;
+  const { clock, logger, world, caches, acknowledgements, captureStore, sharing } = options;
   const { gatherMs = GATHER_DEFAULT_MS } = options;
   const limitMs = options.acknowledgeLimitMs ?? ACKNOWLEDGE_LIMIT_DEFAULT_MS;
   const slice = createTimeSlice(clock);
@@ -62,10 +70,13 @@ export function createPublisher(options: PublisherOptions): Publisher {
   const arrived: (readonly ObjectChange[])[] = [];
   let timer: Timer | undefined;
   let saveTimer: Timer | undefined;
+  let endedTimer: Timer | undefined;
+  const endedNodes = new Set<string>();
   let running: Promise<void> | undefined;
   let batchCount = 0;
   let savedVersion = 0;
   let savedMs = -Infinity;
+  let saving: Promise<void> = Promise.resolve();
 
   /** Applied in slices too: a folder of 100,000 pods would block for half a second (tried). */
   const applyArrived = async (): Promise<void> => {
@@ -85,8 +96,8 @@ export function createPublisher(options: PublisherOptions): Publisher {
     }
   };
 
-  const save = async (): Promise<void> => {
-    const version = world.enrolmentVersion;
+  const saveNow = async (): Promise<void> => {
+    const version = world.enrolments.version;
     if (version === savedVersion) return;
     savedMs = clock.nowMs();
     try {
@@ -97,6 +108,9 @@ export function createPublisher(options: PublisherOptions): Publisher {
     }
   };
 
+  /** One at a time: two would write over each other's file. */
+  const save = (): Promise<void> => (saving = saving.then(saveNow));
+
   const saveSoon = async (): Promise<void> => {
     const dueMs = savedMs + SAVE_PERIOD_MS - clock.nowMs();
     if (dueMs <= 0) return save();
@@ -106,14 +120,54 @@ export function createPublisher(options: PublisherOptions): Publisher {
     });
   };
 
+  /** Each step is stored before anybody hears of it; what merely ended, with the next or a little later. */
+  const storeShared = async (): Promise<void> => {
+    if (sharing === undefined) return;
+    const stored: Promise<void>[] = [];
+    for (const [node, isUrgent] of world.enrolments.takeToStore()) {
+      if (isUrgent) {
+        endedNodes.delete(node);
+        stored.push(sharing.store(node, world.enrolments.phasesOf(node)));
+      } else endedNodes.add(node);
+    }
+    await Promise.all(stored);
+    if (endedNodes.size === 0 || endedTimer !== undefined) return;
+    endedTimer = clock.after(ENDED_STORE_MS, () => {
+      endedTimer = undefined;
+      for (const node of endedNodes) void sharing.store(node, world.enrolments.phasesOf(node));
+      endedNodes.clear();
+    });
+  };
+
+  /** Until the nodes of the other controllers have it as well; bounded like every wait. */
+  const awaitOthers = (node: string, done: (acknowledged: boolean) => void): void => {
+    if (sharing === undefined || sharing.isSettled(node)) {
+      done(true);
+      return;
+    }
+    const deadlineMs = clock.nowMs() + limitMs;
+    const look = clock.every(OTHERS_LOOK_MS, () => {
+      const settled = sharing.isSettled(node);
+      if (!settled && clock.nowMs() < deadlineMs && !state.closed) return;
+      look.cancel();
+      done(settled);
+    });
+  };
+
   const awaitSettlements = ({ settlements }: Publication): void => {
     const published = { typeUrl: TYPE_URL.address, generation: caches.address.generation };
     for (const settlement of settlements) {
       const node = settlement.kind === 'pod' ? settlement.node : undefined;
-      const done = (acknowledged: boolean): void => {
+      const finish = (acknowledged: boolean): void => {
         if (!acknowledged) logger.warn('Going on without acknowledgement', { settlement });
         world.settle(settlement);
         poke();
+      };
+      const done = (acknowledged: boolean): void => {
+        const pod =
+          settlement.kind === 'pod' ? world.pods.byUid(settlement.podUid)?.pod : undefined;
+        if (pod === undefined || node !== undefined) finish(acknowledged);
+        else awaitOthers(pod.node, (others) => finish(acknowledged && others));
       };
       acknowledgements.wait({ published, node, limitMs, done });
     }
@@ -126,6 +180,7 @@ export function createPublisher(options: PublisherOptions): Publisher {
       await applyArrived();
       const publication = await collect();
       await saveSoon();
+      await storeShared();
       await caches.apply(publication, slice);
       awaitSettlements(publication);
       batchCount++;
@@ -171,10 +226,21 @@ export function createPublisher(options: PublisherOptions): Publisher {
       await running;
       await run();
     },
+    settleAll(done) {
+      const wait = async (): Promise<void> => {
+        await running;
+        await run();
+        const published = { typeUrl: TYPE_URL.address, generation: caches.address.generation };
+        acknowledgements.wait({ published, node: undefined, limitMs, done });
+      };
+      if (state.started) void wait();
+      else done();
+    },
     async [Symbol.asyncDispose]() {
       state.closed = true;
       timer?.cancel();
       saveTimer?.cancel();
+      endedTimer?.cancel();
       await running;
       await save();
     },

@@ -7,7 +7,8 @@
  *   retire  the old root leaves the bundles
  *
  * The CA keeps the phase; after a restart the rotation goes on where it was. Asked for by raising
- * `MeshConfig.spec.rootRotation`, which says how often the root is to have been rotated, or by a command.
+ * `MeshConfig.spec.rootRotation`, which says how often the root is to have been rotated, or by a command; an
+ * operator's authority begins by itself, when it is replaced.
  */
 
 import type { Clock, Timer } from '../base/clock.ts';
@@ -20,8 +21,11 @@ export interface RootRotationOptions {
   readonly logger: Logger;
   readonly ca: Pick<
     SelfSignedCa,
-    'bundle' | 'issuerId' | 'phase' | 'beginRotation' | 'switchIssuer' | 'retireOldRoot'
-  >;
+    'bundle' | 'issuerId' | 'phase' | 'switchIssuer' | 'retireOldRoot'
+  > &
+    Partial<Pick<SelfSignedCa, 'beginRotation'>>;
+  /** Only one of several controllers rotates. Default: this one. */
+  readonly active?: (() => boolean) | undefined;
   /** Publishes the CA's bundle and issuer as they are now. */
   readonly publishBundle: () => void;
   /** Whether every connected node has taken the published bundle; called until it says yes. */
@@ -32,7 +36,11 @@ export interface RootRotationOptions {
   readonly outdated: () => readonly Holder[];
   /** How long absent nodes are waited for before the new root issues. Default one hour. */
   readonly absentNodeWaitMs?: number | undefined;
-  /** Between the last acknowledgement and the next step: workers follow their agent. Default 1,000. */
+  /**
+   * Between the last acknowledgement and the next step: workers follow their agent. Default 1,000, and 3,000 before
+   * the old root goes: what counts is that a certificate was signed, and a node that did not get the answer asks again
+   * after a second.
+   */
   readonly marginMs?: number | undefined;
 }
 
@@ -51,15 +59,18 @@ const LOOK_PERIOD_MS = 100;
 const RETRY_MS = 5_000;
 const ABSENT_WAIT_DEFAULT_MS = 3_600_000;
 const MARGIN_DEFAULT_MS = 1_000;
+const RETIRE_MARGIN_DEFAULT_MS = 3_000;
 /** Said again so often while a rotation waits. */
 const WAITING_LOG_PERIOD_MS = 60_000;
 
 export function createRootRotation(options: RootRotationOptions): RootRotation {
   const { clock, logger, ca } = options;
   const { absentNodeWaitMs = ABSENT_WAIT_DEFAULT_MS, marginMs = MARGIN_DEFAULT_MS } = options;
+  const retireMarginMs = options.marginMs ?? RETIRE_MARGIN_DEFAULT_MS;
   let wanted = 0;
   let stepping = false;
   let phaseSinceMs = clock.nowMs();
+  let seen = '';
   /** When the present phase's condition was first met. */
   let readySinceMs: number | undefined;
   let nextTryMs = 0;
@@ -73,8 +84,6 @@ export function createRootRotation(options: RootRotationOptions): RootRotation {
     try {
       await act();
       options.publishBundle();
-      phaseSinceMs = clock.nowMs();
-      readySinceMs = undefined;
       logger.info('Root rotation goes on', { step: name, rotations: countOf() });
     } catch (error) {
       nextTryMs = clock.nowMs() + RETRY_MS;
@@ -111,23 +120,31 @@ export function createRootRotation(options: RootRotationOptions): RootRotation {
     );
   };
 
-  const settled = (met: boolean): boolean => {
+  const settled = (met: boolean, afterMs: number): boolean => {
     if (!met) return false;
     readySinceMs ??= clock.nowMs();
-    return clock.nowMs() - readySinceMs >= marginMs;
+    return clock.nowMs() - readySinceMs >= afterMs;
   };
 
   const look = (): void => {
-    if (stepping || clock.nowMs() < nextTryMs) return;
+    if (stepping || clock.nowMs() < nextTryMs || options.active?.() === false) return;
+    // Not only our own steps lead from one phase to the next.
+    const now = `${ca.phase} ${ca.bundle.generation}`;
+    if (now !== seen) {
+      phaseSinceMs = clock.nowMs();
+      readySinceMs = undefined;
+    }
+    seen = now;
     switch (ca.phase) {
       case 'steady':
-        if (countOf() < wanted) void step('trust', () => ca.beginRotation());
+        if (ca.beginRotation === undefined || countOf() >= wanted) return;
+        void step('trust', ca.beginRotation.bind(ca));
         return;
       case 'trust':
-        if (settled(trusted())) void step('issue', () => ca.switchIssuer());
+        if (settled(trusted(), marginMs)) void step('issue', () => ca.switchIssuer());
         return;
       case 'issue':
-        if (settled(renewed())) void step('retire', () => ca.retireOldRoot());
+        if (settled(renewed(), retireMarginMs)) void step('retire', () => ca.retireOldRoot());
     }
   };
 

@@ -40,6 +40,7 @@ export class ServiceRegistry {
   readonly #slicesOf = new Map<ServiceName, Set<SliceName>>();
   readonly #slicesAt = new Map<IpAddress, Set<SliceName>>();
   readonly #selectors: SelectorIndex<ServiceName> = createSelectorIndex();
+  readonly #stated = new Set<ServiceName>();
 
   get(name: ServiceName): ServiceObject | undefined {
     return this.#services.get(name);
@@ -65,6 +66,11 @@ export class ServiceRegistry {
     return this.#slicesAt.get(ip) ?? [];
   }
 
+  /** Whose status says something of a waypoint. */
+  stated(): Iterable<ServiceName> {
+    return this.#stated;
+  }
+
   hasSlices(name: ServiceName): boolean {
     return this.#slicesOf.has(name);
   }
@@ -73,6 +79,7 @@ export class ServiceRegistry {
     const name = serviceName(service.meta.namespace, service.meta.name);
     const before = this.removeService(name);
     this.#services.set(name, service);
+    if (service.waypointBound !== undefined) this.#stated.add(name);
     if (service.selector !== undefined && service.type !== 'ExternalName') {
       this.#selectors.add(service.meta.namespace, service.selector, name);
     }
@@ -83,6 +90,7 @@ export class ServiceRegistry {
     const before = this.#services.get(name);
     if (before === undefined) return undefined;
     this.#services.delete(name);
+    this.#stated.delete(name);
     if (before.selector !== undefined) {
       this.#selectors.remove(before.meta.namespace, before.selector, name);
     }

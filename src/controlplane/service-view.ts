@@ -6,6 +6,7 @@ import {
   serviceKey,
   type Balancing,
   type BalancingScope,
+  type GatewayAddress,
   type Service,
   type ServiceKey,
 } from '../core/workload.ts';
@@ -39,6 +40,7 @@ export function serviceObjectKey(service: ServiceObject, clusterDomain: string):
 export function serviceView(
   service: ServiceObject,
   namespace: Namespace | undefined,
+  waypoint: GatewayAddress | undefined,
   settings: Settings,
 ): Service | undefined {
   if (service.type === 'ExternalName') return undefined;
@@ -57,8 +59,9 @@ export function serviceView(
       appProtocol,
     })),
     subjectAltNames: [],
-    waypoint: undefined,
+    waypoint,
     balancing: balancingOf(service, namespace),
+    clientAffinity: service.clientAffinity,
     ipFamilies: familiesOf(service),
     canonical: true,
     visibility: 'PUBLIC',

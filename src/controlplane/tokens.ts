@@ -1,5 +1,6 @@
 /**
- * Node tokens in file mode: a file of lines `NODE TOKEN`, which says who may join (T05).
+ * Tokens in file mode: a file of lines `NODE TOKEN` and `NAMESPACE/ACCOUNT TOKEN`, which says who may join (T05):
+ * node proxies, and workloads that speak for themselves (waypoints; one token for all replicas of one).
  *
  * - Only SHA-256 digests stay in memory; a line may hold `sha256:HEX` instead of the token itself.
  * - A presented token is compared with every line in constant time.
@@ -14,10 +15,12 @@ import type { Clock, Timer } from '../base/clock.ts';
 import { MeshError } from '../base/errors.ts';
 import type { Logger } from '../base/logger.ts';
 import { fail, ok, type Result } from '../base/result.ts';
+import { isNamespaceName, isServiceAccountName } from '../core/identity.ts';
+import { callerId, unauthenticated, type Authenticator, type CallerIdentity } from './caller.ts';
 
-/** A token and the node it proves. Several tokens per node, so that one can be replaced. */
+/** A token and the caller it proves. Several tokens per caller, so that one can be replaced. */
 interface TokenEntry {
-  readonly node: string;
+  readonly caller: CallerIdentity;
   readonly digest: Buffer;
 }
 
@@ -39,15 +42,18 @@ function digestOf(token: string): Buffer {
 /** Empty lines and lines that begin with `#` are skipped. Messages never contain a token. */
 export function parseTokens(text: string): Result<TokenTable> {
   const entries: TokenEntry[] = [];
-  const nodeOf = new Map<string, string>();
+  const ownerOf = new Map<string, string>();
   const refuse = (line: number, reason: string): Result<never> =>
     fail(new MeshError('MESH_CONFIG_INVALID', `Cannot read tokens, line ${line}: ${reason}`));
   for (const [index, raw] of text.split('\n').entries()) {
     const line = raw.trim();
     if (line === '' || line.startsWith('#')) continue;
-    const [node = '', token = '', ...rest] = line.split(/\s+/);
-    if (rest.length > 0 || token === '') return refuse(index + 1, 'must be "NODE TOKEN"');
-    if (!NODE_NAME.test(node)) return refuse(index + 1, 'the node name is malformed');
+    const [name = '', token = '', ...rest] = line.split(/\s+/);
+    if (rest.length > 0 || token === '') {
+      return refuse(index + 1, 'must be "NODE TOKEN" or "NAMESPACE/ACCOUNT TOKEN"');
+    }
+    const caller = parseCaller(name);
+    if (caller === undefined) return refuse(index + 1, 'the node or account is malformed');
     if (entries.length >= TOKENS_MAX) return refuse(index + 1, `more than ${TOKENS_MAX} tokens`);
     const hex = DIGEST.exec(token)?.[1];
     if (hex === undefined && token.length < TOKEN_CHARS_MIN) {
@@ -55,31 +61,34 @@ export function parseTokens(text: string): Result<TokenTable> {
     }
     const digest = hex === undefined ? digestOf(token) : Buffer.from(hex, 'hex');
     const key = digest.toString('hex');
-    const other = nodeOf.get(key);
-    if (other !== undefined && other !== node) {
-      return refuse(index + 1, `the token is that of node "${other}" too`);
+    const other = ownerOf.get(key);
+    if (other !== undefined && other !== name) {
+      return refuse(index + 1, `the token is that of "${other}" too`);
     }
-    nodeOf.set(key, node);
-    entries.push({ node, digest });
+    ownerOf.set(key, name);
+    entries.push({ caller, digest });
   }
   return ok(entries);
 }
 
-/** The node that a token proves. Takes the same time for every token. */
-export function findNode(table: TokenTable, token: string): string | undefined {
-  if (token.length > TOKEN_CHARS_MAX) return undefined;
-  const digest = digestOf(token);
-  let found: string | undefined;
-  for (const entry of table) {
-    const same = timingSafeEqual(entry.digest, digest);
-    found = same ? entry.node : found;
-  }
-  return found;
+function parseCaller(name: string): CallerIdentity | undefined {
+  const slash = name.indexOf('/');
+  if (slash < 0) return NODE_NAME.test(name) ? { kind: 'node', node: name } : undefined;
+  const [namespace, serviceAccount] = [name.slice(0, slash), name.slice(slash + 1)];
+  if (!isNamespaceName(namespace) || !isServiceAccountName(serviceAccount)) return undefined;
+  return { kind: 'workload', namespace, serviceAccount };
 }
 
-/** Proves who calls. `issuedFor` is the node's name; the reason of a refusal is for the log only. */
-export interface NodeAuthenticator {
-  authenticate(token: string): Promise<Result<string>>;
+/** The caller that a token proves. Takes the same time for every token. */
+export function findCaller(table: TokenTable, token: string): CallerIdentity | undefined {
+  if (token.length > TOKEN_CHARS_MAX) return undefined;
+  const digest = digestOf(token);
+  let found: CallerIdentity | undefined;
+  for (const entry of table) {
+    const same = timingSafeEqual(entry.digest, digest);
+    found = same ? entry.caller : found;
+  }
+  return found;
 }
 
 export interface TokenFileOptions {
@@ -90,8 +99,8 @@ export interface TokenFileOptions {
   readonly ownUid: number;
 }
 
-export interface TokenFile extends NodeAuthenticator, Disposable {
-  readonly nodeCount: number;
+export interface TokenFile extends Authenticator, Disposable {
+  readonly callerCount: number;
 }
 
 /**
@@ -108,14 +117,12 @@ export async function openTokenFile(options: TokenFileOptions): Promise<TokenFil
     reading = true;
     try {
       const read = await readTokenFile(options, stamp);
-      if (read.stamp !== stamp)
-        logger.info('Node tokens read', { path, tokens: read.table.length });
+      if (read.stamp !== stamp) logger.info('Tokens read', { path, tokens: read.table.length });
       if (read.stamp !== stamp) ({ table, stamp } = read);
       problem = '';
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);
-      if (message !== problem)
-        logger.error('Cannot read node tokens; the old ones stay', { error });
+      if (message !== problem) logger.error('Cannot read tokens; the old ones stay', { error });
       problem = message;
     } finally {
       reading = false;
@@ -123,14 +130,13 @@ export async function openTokenFile(options: TokenFileOptions): Promise<TokenFil
   };
   const timer: Timer = clock.every(LOOK_PERIOD_MS, () => void look());
   return {
-    get nodeCount() {
-      return new Set(table.map(({ node }) => node)).size;
+    get callerCount() {
+      return new Set(table.map(({ caller }) => callerId(caller))).size;
     },
     authenticate(token) {
-      const node = findNode(table, token);
-      if (node !== undefined) return Promise.resolve(ok(node));
-      const message = 'Cannot authenticate node: the token is not in the tokens file';
-      return Promise.resolve(fail(new MeshError('MESH_DISCOVERY_UNAUTHENTICATED', message)));
+      const caller = findCaller(table, token);
+      const known = caller !== undefined;
+      return Promise.resolve(known ? ok(caller) : unauthenticated('the token is not in the file'));
     },
     [Symbol.dispose]: () => timer.cancel(),
   };

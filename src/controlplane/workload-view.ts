@@ -2,7 +2,13 @@
 
 import type { IpAddress } from '../core/address.ts';
 import type { LocalPod, NodeSettings } from '../core/pod.ts';
-import type { Locality, ServiceKey, ServicePort, Workload } from '../core/workload.ts';
+import type {
+  GatewayAddress,
+  Locality,
+  ServiceKey,
+  ServicePort,
+  Workload,
+} from '../core/workload.ts';
 import { foreignTunnel, type EnrolmentEffect } from './enrolment.ts';
 import type { EndpointSlice, Labels, MeshConfig, NodeObject, Pod } from './objects.ts';
 import type { ServedService } from './service-registry.ts';
@@ -24,6 +30,10 @@ export interface PodFacts {
   readonly strictKey: string | undefined;
   readonly filtered: boolean;
   readonly node: NodeObject | undefined;
+  /** A process of one of our waypoints: it speaks the tunnel itself. */
+  readonly isWaypoint: boolean;
+  /** What connections to its own address go through. */
+  readonly waypoint: GatewayAddress | undefined;
 }
 
 /** Istio's form: `CLUSTER/GROUP/KIND/NAMESPACE/NAME`, the group of Pods being empty. */
@@ -52,7 +62,7 @@ export function localityOf(node: NodeObject | undefined): Locality {
 export function podWorkload(facts: PodFacts, config: MeshConfig): Workload {
   const { pod, effect } = facts;
   const { labels, namespace, name } = pod.meta;
-  const foreign = foreignTunnel(pod);
+  const foreign = facts.isWaypoint ? 'native' : foreignTunnel(pod);
   const tunnelled = effect.hbone || foreign !== 'none';
   const strict = effect.strict || foreign !== 'none';
   return {
@@ -76,7 +86,7 @@ export function podWorkload(facts: PodFacts, config: MeshConfig): Workload {
     clusterId: config.clusterId,
     locality: localityOf(facts.node),
     hostNetwork: pod.hostNetwork,
-    waypoint: undefined,
+    waypoint: facts.waypoint,
     networkGateway: undefined,
     nativeTunnel: foreign === 'native',
     capacity: 1,

@@ -1,5 +1,10 @@
 /** Everything the index knows of the sources, filed; and what depends on what: one change → the marks. */
 
+import { isDeepStrictEqual } from 'node:util';
+
+import type { RouteObject } from './gateway-objects.ts';
+import { HttpPolicyViews } from './http-policy-views.ts';
+import { GATEWAY_NAME_LABEL, gatewayName, GatewayRegistry } from './gateway-registry.ts';
 import type { Marks } from './marks.ts';
 import { selectorMatches } from './labels.ts';
 import {
@@ -14,19 +19,26 @@ import {
   type MeshObject,
   type Namespace,
   type NodeObject,
+  type ObjectKey,
   type ObjectChange,
   type PeerAuthentication,
   type ServiceObject,
+  type TrafficPolicyObject,
+  type TrafficTarget,
 } from './objects.ts';
 import { PodRegistry, podName, type PodChange } from './pod-registry.ts';
 import { PolicyRegistry, selectedNamespace } from './policy-registry.ts';
+import { parentServices, RouteRegistry } from './route-registry.ts';
 import {
   sliceName,
   sliceService,
   ServiceRegistry,
   serviceName,
+  type ServiceName,
   type SliceName,
 } from './service-registry.ts';
+import { targetKey, targetsOf, TrafficRegistry, type TargetKey } from './traffic-registry.ts';
+import { splitName, waypointName, type WaypointName } from './waypoint-scope.ts';
 
 export function defaultMeshConfig(trustDomain: string): MeshConfig {
   const meta = {
@@ -48,10 +60,21 @@ export interface Departures {
   configChanged(before: MeshConfig, declared: MeshConfig): void;
 }
 
+const WAYPOINT_POLICY_ANNOTATION = 'nodemesh.dev/waypoint-policy';
+
+/** The service would rather do without its waypoint than be refused while that is not ready. */
+export function prefersWaypoint({ meta }: ServiceObject): boolean {
+  return meta.annotations.get(WAYPOINT_POLICY_ANNOTATION) === 'preferred';
+}
+
 export class WorldState {
   readonly pods: PodRegistry = new PodRegistry();
   readonly services: ServiceRegistry = new ServiceRegistry();
   readonly policies: PolicyRegistry = new PolicyRegistry();
+  readonly routes: RouteRegistry = new RouteRegistry();
+  readonly gateways: GatewayRegistry;
+  readonly traffic: TrafficRegistry = new TrafficRegistry();
+  readonly httpPolicies: HttpPolicyViews = new HttpPolicyViews();
   readonly namespaces: Map<string, Namespace> = new Map();
   readonly nodes: Map<string, NodeObject> = new Map();
   /** As it counts: with the CA's trust domain, whatever the object says. */
@@ -61,7 +84,8 @@ export class WorldState {
 
   readonly #trustDomain: string;
 
-  constructor(marks: Marks, departures: Departures, trustDomain: string) {
+  constructor(marks: Marks, departures: Departures, trustDomain: string, istioLabels: boolean) {
+    this.gateways = new GatewayRegistry(istioLabels);
     this.#trustDomain = trustDomain;
     this.config = defaultMeshConfig(trustDomain);
     this.#marks = marks;
@@ -79,7 +103,7 @@ export class WorldState {
       case 'Pod':
         return this.#podChanged(this.pods.put(object));
       case 'Service':
-        return this.#serviceChanged(this.services.putService(object), object);
+        return this.#servicePut(object);
       case 'EndpointSlice':
         return this.#sliceChanged(this.services.putSlice(object), object);
       case 'Namespace':
@@ -90,13 +114,41 @@ export class WorldState {
         return this.#nodeChanged(object.meta.name);
       case 'NetworkPolicy':
         return this.#selectedChanged(this.policies.putFilter(object), object);
+      case 'GatewayClass':
+        this.gateways.putClass(object);
+        return this.#classChanged();
+      case 'XMesh':
+        return this.gateways.putMesh(object);
+      case 'Gateway':
+        this.gateways.put(object);
+        return this.#gatewayChanged(gatewayName(object));
+      case 'HTTPRoute':
+      case 'GRPCRoute':
+      case 'TLSRoute':
+      case 'TCPRoute':
+        return this.#routeChanged(this.routes.put(object), object);
+      case 'ReferenceGrant':
+        this.routes.putGrant(object);
+        return this.#grantChanged(object.meta.namespace);
+      case 'TrafficPolicy':
+        return this.#trafficChanged(this.traffic.put(object), object);
       case 'MeshConfig':
         return this.#configChanged(object);
+      case 'RequestAuthentication':
+        this.#markGoverned(key, object.meta.namespace);
+        this.httpPolicies.put(object);
+        this.#markGoverned(key, object.meta.namespace);
+        this.#marks.httpPolicies.add(key);
+        return;
       case 'PeerAuthentication':
         return this.#peerChanged(this.policies.putPeer(object), object);
       case 'AuthorizationPolicy': {
         const before = this.policies.putAuthorization(object);
         this.#marks.authorizations.add(key);
+        this.#markGoverned(key, object.meta.namespace);
+        this.#marks.httpPolicies.add(key);
+        this.httpPolicies.put(object);
+        this.#markGoverned(key, object.meta.namespace);
         if (before !== undefined) this.#markSelected(selectedNamespace(before), before.selector);
         return this.#markSelected(selectedNamespace(object), object.selector);
       }
@@ -126,13 +178,39 @@ export class WorldState {
         return this.#nodeChanged(name);
       case 'NetworkPolicy':
         return this.#selectedChanged(this.policies.removeFilter(key), undefined);
+      case 'GatewayClass':
+        this.gateways.removeClass(name);
+        return this.#classChanged();
+      case 'XMesh':
+        return this.gateways.removeMesh(name);
+      case 'Gateway':
+        this.gateways.remove(waypointName(namespace, name));
+        return this.#gatewayChanged(waypointName(namespace, name));
+      case 'HTTPRoute':
+      case 'GRPCRoute':
+      case 'TLSRoute':
+      case 'TCPRoute':
+        return this.#routeChanged(this.routes.remove(key), undefined);
+      case 'ReferenceGrant':
+        this.routes.removeGrant(namespace, name);
+        return this.#grantChanged(namespace);
+      case 'TrafficPolicy':
+        return this.#trafficChanged(this.traffic.remove(key), undefined);
       case 'MeshConfig':
         return this.#configChanged(defaultMeshConfig(this.#trustDomain));
+      case 'RequestAuthentication':
+        this.#markGoverned(key, namespace);
+        this.httpPolicies.remove(key);
+        this.#marks.httpPolicies.add(key);
+        return;
       case 'PeerAuthentication':
         return this.#peerChanged(this.policies.removePeer(key), undefined);
       case 'AuthorizationPolicy': {
         const before = this.policies.removeAuthorization(key);
         this.#marks.authorizations.add(key);
+        this.#markGoverned(key, namespace);
+        this.#marks.httpPolicies.add(key);
+        this.httpPolicies.remove(key);
         if (before !== undefined) this.#markSelected(selectedNamespace(before), before.selector);
       }
     }
@@ -144,11 +222,22 @@ export class WorldState {
     if (pod === undefined) return;
     this.#departures.podEnded(change);
     this.#marks.pods.add(podName(pod.meta.namespace, pod.meta.name));
+    // Those who prefer a waypoint do without while it is not ready.
+    const gateway = pod.meta.labels.get(GATEWAY_NAME_LABEL);
+    if (gateway !== undefined) this.#markPreferring(waypointName(pod.meta.namespace, gateway));
     // Other claimants of its addresses, and slices that lead there, may have to give way or step in.
     for (const ip of new Set([...(before?.addresses ?? []), ...(after?.addresses ?? [])])) {
       for (const record of this.pods.claims(ip)) this.#marks.pods.add(record.name);
       for (const name of this.services.slicesAt(ip)) this.#marks.slices.add(name);
     }
+  }
+
+  /** What we wrote into its status ourselves changes nothing. */
+  #servicePut(object: ServiceObject): void {
+    const before = this.services.putService(object);
+    const { waypointBound } = object;
+    if (before !== undefined && isDeepStrictEqual({ ...before, waypointBound }, object)) return;
+    this.#serviceChanged(before, object);
   }
 
   #serviceChanged(before: ServiceObject | undefined, after: ServiceObject | undefined): void {
@@ -157,6 +246,8 @@ export class WorldState {
     const { namespace, name } = service.meta;
     if (before !== undefined && after === undefined) this.#departures.serviceRemoved(before);
     this.#marks.services.add(serviceName(namespace, name));
+    this.#markBound(this.routes.parentsLeadingTo(serviceName(namespace, name)));
+    this.#markPoliciesAt(targetKey('Service', namespace, name));
     for (const object of [before, after]) {
       if (object?.selector !== undefined) this.#markSelected(namespace, object.selector);
     }
@@ -192,7 +283,132 @@ export class WorldState {
     }
   }
 
+  #routeChanged(before: RouteObject | undefined, after: RouteObject | undefined): void {
+    for (const route of [before, after]) {
+      if (route === undefined) continue;
+      this.#markBound(parentServices(route));
+      if (route.kind !== 'HTTPRoute' && route.kind !== 'GRPCRoute') continue;
+      this.#markPoliciesAt(targetKey(route.kind, route.meta.namespace, route.meta.name));
+    }
+  }
+
+  #trafficChanged(
+    before: TrafficPolicyObject | undefined,
+    after: TrafficPolicyObject | undefined,
+  ): void {
+    for (const object of [before, after]) {
+      if (object === undefined) continue;
+      this.#marks.trafficPolicies.add(objectKey(object));
+      for (const target of targetsOf(object)) this.#markPoliciesAt(target);
+      for (const target of object.targets) this.#markTraffic(target, object.meta.namespace);
+    }
+  }
+
+  /** Everybody whose requests a policy with this target bears on. */
+  #markTraffic({ kind, name }: TrafficTarget, namespace: string): void {
+    const mark = (service: ServiceName): unknown => this.#marks.traffic.add(service);
+    switch (kind) {
+      case 'Service':
+        mark(serviceName(namespace, name));
+        return;
+      case 'Namespace':
+        return this.#marks.walk(this.services.names(), (service) => {
+          if (service.startsWith(`${name}/`)) mark(service);
+        });
+      case 'Gateway':
+        return this.#marks.walk(this.gateways.servicesOf(waypointName(namespace, name)), mark);
+      case 'HTTPRoute':
+      case 'GRPCRoute': {
+        const route = this.routes.get(formatObjectKey(kind, namespace, name));
+        if (route !== undefined) for (const service of parentServices(route)) mark(service);
+      }
+    }
+  }
+
+  /** Why a traffic policy cannot have this target; undefined: it can. */
+  targetProblem({ kind, name, sectionName }: TrafficTarget, namespace: string): string | undefined {
+    switch (kind) {
+      case 'Namespace':
+        return undefined;
+      case 'Service': {
+        const service = this.services.get(serviceName(namespace, name));
+        if (service === undefined) return 'does not exist';
+        const found = service.ports.some((port) => {
+          return port.name === sectionName || String(port.port) === sectionName;
+        });
+        return found || sectionName === '' ? undefined : `has no port "${sectionName}"`;
+      }
+      case 'Gateway': {
+        const gateway = this.gateways.get(waypointName(namespace, name));
+        return gateway === undefined ? 'does not exist' : undefined;
+      }
+      case 'HTTPRoute':
+      case 'GRPCRoute': {
+        const route = this.routes.get(formatObjectKey(kind, namespace, name));
+        if (route === undefined) return 'does not exist';
+        const found = route.rules.some((rule) => rule.name === sectionName);
+        return found || sectionName === '' ? undefined : `has no rule "${sectionName}"`;
+      }
+    }
+  }
+
+  #markPoliciesAt(target: TargetKey): void {
+    for (const key of this.traffic.keysAt(target)) this.#marks.trafficPolicies.add(key);
+  }
+
+  #grantChanged(namespace: string): void {
+    this.#markBound(this.routes.parentsCrossingInto(namespace));
+  }
+
+  #markBound(services: Iterable<ServiceName>): void {
+    for (const name of services) this.#marks.bound.add(name);
+  }
+
+  #classChanged(): void {
+    for (const name of this.gateways.names()) this.#gatewayChanged(name);
+  }
+
+  /** Who goes through it, and who its processes are, may have changed. */
+  #gatewayChanged(waypoint: WaypointName): void {
+    const [namespace, name] = splitName(waypoint);
+    this.#marks.services.add(serviceName(namespace, name));
+    this.#markPoliciesAt(targetKey('Gateway', namespace, name));
+    for (const key of this.httpPolicies.ofGateway(waypoint)) this.#marks.httpPolicies.add(key);
+    this.#marks.walk(this.gateways.servicesOf(waypoint), (user) => this.#marks.services.add(user));
+    this.#marks.walk(this.gateways.podsOf(waypoint), (user) => this.#marks.pods.add(user));
+    this.#marks.walk(this.pods.withAccountAnywhere(namespace, name), (record) =>
+      this.#marks.pods.add(record.name),
+    );
+  }
+
+  /** Services whose ports a policy opens to their waypoint alone. */
+  #markGoverned(key: ObjectKey, namespace: string): void {
+    for (const { kind, name } of this.httpPolicies.targetsOf(key)) {
+      if (kind === 'Service') {
+        this.#marks.services.add(serviceName(namespace, name));
+      } else {
+        const users = this.gateways.servicesOf(waypointName(namespace, name));
+        this.#marks.walk(users, (user) => this.#marks.services.add(user));
+      }
+    }
+  }
+
+  /** Pods that the service leads to. */
+  markBehind(name: ServiceName): void {
+    const selector = this.services.get(name)?.selector;
+    this.#markSelected(splitName(name)[0], selector);
+    for (const slice of this.services.slicesOf(name)) this.#markSlice(this.services.slice(slice));
+  }
+
+  #markPreferring(waypoint: WaypointName): void {
+    this.#marks.walk(this.gateways.servicesOf(waypoint), (name) => {
+      const service = this.services.get(name);
+      if (service !== undefined && prefersWaypoint(service)) this.#marks.services.add(name);
+    });
+  }
+
   #namespaceChanged(namespace: string): void {
+    this.#marks.namespaces.add(namespace);
     this.#markPodsIn(namespace);
     this.#marks.walk(this.services.names(), (name) => {
       if (name.startsWith(`${namespace}/`)) this.#marks.services.add(name);

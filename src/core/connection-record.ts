@@ -5,6 +5,7 @@
 
 import type { ErrorCode, ResponseFlag } from '../base/errors.ts';
 import type { SocketAddress } from './address.ts';
+import type { Workload } from './workload.ts';
 
 /** One end, as telemetry shows it. Empty text means unknown. */
 export interface EdgePeer {
@@ -64,4 +65,31 @@ export interface ConnectionReporter {
   progress(edge: Edge, bytesSent: number, bytesReceived: number): void;
   /** Once, at the end; `bytesSent` and `bytesReceived` are totals, of which `progress` has told a part. */
   ended(record: ConnectionRecord, toldSent: number, toldReceived: number): void;
+  /** A peer whose handshake failed has no connection yet; `code` is that of the error. */
+  handshakeFailed(code: string): void;
+}
+
+export const UNKNOWN_PEER: EdgePeer = {
+  workload: '',
+  namespace: '',
+  principal: '',
+  canonicalName: '',
+  canonicalRevision: '',
+  cluster: '',
+  region: '',
+  zone: '',
+};
+
+export function peerOfWorkload(workload: Workload | undefined, principal: string): EdgePeer {
+  if (workload === undefined) return { ...UNKNOWN_PEER, principal };
+  return {
+    workload: workload.workloadName === '' ? workload.name : workload.workloadName,
+    namespace: workload.namespace,
+    principal,
+    canonicalName: workload.canonicalName,
+    canonicalRevision: workload.canonicalRevision,
+    cluster: workload.clusterId,
+    region: workload.locality.region,
+    zone: workload.locality.zone,
+  };
 }

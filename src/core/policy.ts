@@ -62,3 +62,14 @@ export interface Policy {
    */
   readonly unknown: string;
 }
+
+/**
+ * Name of the policies that open a pod's governed ports to its waypoint alone; the rest of the name is their content.
+ * They are for the pod's own node: a waypoint judges with the client's identity, which they would always refuse.
+ * Kubernetes names have no underscore, so nobody's policy is called so.
+ */
+export const WAYPOINT_ONLY_PREFIX = 'nodemesh_waypoint_only_';
+
+export function isWaypointOnly(key: string): boolean {
+  return key.slice(key.indexOf('/') + 1).startsWith(WAYPOINT_ONLY_PREFIX);
+}

@@ -115,6 +115,11 @@ export interface Service {
   readonly subjectAltNames: readonly string[];
   readonly waypoint: GatewayAddress | undefined;
   readonly balancing: Balancing;
+  /**
+   * `sessionAffinity: ClientIP`: connections of one client address go to one endpoint. Travels as the extension
+   * `nodemesh.dev/client-affinity`; absent (a foreign control plane) means false.
+   */
+  readonly clientAffinity: boolean;
   readonly ipFamilies: 'AUTOMATIC' | 'IPV4_ONLY' | 'IPV6_ONLY' | 'DUAL';
   readonly canonical: boolean;
   /** PUBLIC, or NAMESPACE: only clients of its own namespace resolve it. */

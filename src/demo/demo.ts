@@ -12,6 +12,7 @@ import type { Native } from '../linux/native.ts';
 import { DemoMesh, wait, type MeshPod, type MeshPodOptions, type NodeProxy } from './mesh.ts';
 import type { RunningMesh } from './actions.ts';
 import { STORY } from './story.ts';
+import { WAYPOINT_STORY } from './waypoint-story.ts';
 import { openWire } from './wire.ts';
 
 export interface DemoOptions {
@@ -96,7 +97,12 @@ export async function startDemoMesh(
     { vip: '10.96.0.20' as IpAddress, port: 5432, endpoints: at('db', 5432) },
     { vip: '10.96.0.30' as IpAddress, port: 80, endpoints: at('web', 8080) },
   ]);
-  return { mesh, wire: openWire(native, clock, mesh.topology), pods, proxies };
+  return {
+    mesh,
+    wire: openWire(native, clock, { netns: mesh.topology.hub.netns, device: 'n1' }),
+    pods,
+    proxies,
+  };
 }
 
 const INTERRUPT_MS = 50;
@@ -108,7 +114,7 @@ export async function runDemoStory(options: DemoOptions): Promise<number> {
   const { print } = options;
   const startMs = options.clock.nowMs();
   const seconds = (): string => `${((options.clock.nowMs() - startMs) / 1000).toFixed(1)} s`;
-  print('nodemesh demo: two nodes, five pods, a controller, all on this machine');
+  print('nodemesh demo: two nodes, five pods, a waypoint, a controller, all on this machine');
   const mesh = new DemoMesh({
     native: options.native,
     prefix: options.prefix,
@@ -127,7 +133,8 @@ export async function runDemoStory(options: DemoOptions): Promise<number> {
   try {
     const context = await startDemoMesh(mesh, options.native, options.clock);
     print(`   up after ${seconds()}: node-a (web, cart-v2, outsider), node-b (cart-v1, db)`);
-    for (const [index, step] of STORY.entries()) {
+    const story = [...STORY, ...WAYPOINT_STORY];
+    for (const [index, step] of story.entries()) {
       print(`\n${index + 1}. ${step.title}`);
       try {
         const running = step.run(context);
@@ -148,7 +155,7 @@ export async function runDemoStory(options: DemoOptions): Promise<number> {
     }
     if (left) return INTERRUPTED;
     told = true;
-    const result = failed === 0 ? `all ${STORY.length} promises kept` : 'a promise was not kept';
+    const result = failed === 0 ? `all ${story.length} promises kept` : 'a promise was not kept';
     print(`\n${result}, ${seconds()}`);
     if (failed > 0 && !options.once)
       print(`   logs are in ${join(options.dir, 'log')} until the demo ends`);

@@ -16,7 +16,13 @@ import type { Native } from '../linux/native.ts';
 import { createConnector } from '../linux/sockets.ts';
 import { killInNamespaces, startPodProcess, startProcess } from './processes.ts';
 import type { DemoProcess, PodProcess } from './processes.ts';
-import { createTopology, type Topology, type TopologyNode, type TopologyPod } from './topology.ts';
+import {
+  createTopology,
+  HUB_IP,
+  type Topology,
+  type TopologyNode,
+  type TopologyPod,
+} from './topology.ts';
 
 export interface MeshOptions {
   readonly native: Native;
@@ -29,6 +35,8 @@ export interface MeshOptions {
   /** The product's program, `bin/nodemesh.ts` or its compiled form. */
   readonly program: string;
   readonly workers: number;
+  /** Flags of Node for every process of the mesh. Default none. */
+  readonly nodeFlags?: readonly string[];
   readonly logLevel?: 'debug' | 'info';
   /** Further settings of every node proxy, `NODEMESH_…`. */
   readonly nodeSettings?: Readonly<Record<string, string>>;
@@ -65,6 +73,8 @@ export interface NodeProxy {
 const COMPILE_CACHE = join(import.meta.dirname, '../../node_modules/.cache/nodemesh');
 /** Tries again when a process that was just killed still writes. */
 const REMOVE = { recursive: true, force: true, maxRetries: 10, retryDelay: 50 } as const;
+/** `NAMESPACE/ACCOUNT` of the demo's waypoint: the name of its Gateway. */
+const WAYPOINT_ACCOUNT = 'shop/waypoint';
 const READY_TIMEOUT_MS = 30_000;
 const POLL_MS = 50;
 const CNI_TIMEOUT_MS = 15_000;
@@ -109,12 +119,13 @@ export class DemoMesh {
     mkdirSync(join(options.dir, 'log'));
     mkdirSync(join(options.dir, 'trust'));
     this.topology = createTopology(options.prefix, ['node-a', 'node-b']);
-    const tokens = this.topology.nodes.map((node) => `${node.name} ${this.#token(node.name)}`);
+    const callers = [...this.topology.nodes.map(({ name }) => name), WAYPOINT_ACCOUNT];
+    const tokens = callers.map((caller) => `${caller} ${this.#token(caller)}`);
     this.#write('tokens', `${tokens.join('\n')}\n`);
   }
 
-  #token(node: string): string {
-    return `demo-token-of-${node}-0123456789abcdef`;
+  #token(caller: string): string {
+    return `demo-token-of-${caller}-0123456789abcdef`;
   }
 
   #write(path: string, text: string): void {
@@ -149,7 +160,12 @@ export class DemoMesh {
     this.#assertPresent();
     const started = startProcess({
       netns,
-      args: ['--disable-warning=ExperimentalWarning', this.#options.program, ...args],
+      args: [
+        '--disable-warning=ExperimentalWarning',
+        ...(this.#options.nodeFlags ?? []),
+        this.#options.program,
+        ...args,
+      ],
       env: {
         NODEMESH_LOG_LEVEL: this.#options.logLevel ?? 'info',
         ...(this.#options.program.endsWith('.ts') ? { NODE_COMPILE_CACHE: COMPILE_CACHE } : {}),
@@ -218,6 +234,36 @@ export class DemoMesh {
       ...settings,
     });
     return { node, generation, process, logFile: this.logFile(logName) };
+  }
+
+  /**
+   * A waypoint's process, in a pod network of its own that no node proxy captures. Resolves when it serves; the
+   * manifests must have its pod by then, since its certificate is signed for a pod that lives.
+   */
+  async startWaypoint(node: string, host: number): Promise<DemoProcess> {
+    const [namespace = '', account = ''] = WAYPOINT_ACCOUNT.split('/');
+    const place = this.topology.addPod(account, this.nodeNamed(node), host);
+    const dir = join(this.#options.dir, account);
+    mkdirSync(dir, { recursive: true, mode: 0o700 });
+    this.#write(`${account}/token`, this.#token(WAYPOINT_ACCOUNT));
+    const process = this.#start(place.netns, account, ['waypoint'], {
+      NODEMESH_POD_NAME: account,
+      NODEMESH_POD_NAMESPACE: namespace,
+      NODEMESH_SERVICE_ACCOUNT: account,
+      NODEMESH_CONTROLLER: `${HUB_IP}:15012`,
+      NODEMESH_ROOT_FILE: join(this.#options.dir, 'trust', 'root-cert.pem'),
+      NODEMESH_TOKEN_FILE: join(dir, 'token'),
+      NODEMESH_RUN_DIR: join(dir, 'run'),
+    });
+    let gone: number | string | undefined;
+    void process.exited.then((reason) => (gone = reason));
+    await until('the waypoint is ready', READY_TIMEOUT_MS, async () => {
+      if (gone !== undefined) this.#explain(account, `ended: ${gone}`);
+      const { native } = this.#options;
+      const hub = this.topology.hub.netns;
+      return (await httpGet(native, hub, place.ip, 15_021, '/healthz/ready'))?.status === 200;
+    });
+    return process;
   }
 
   /** What a node proxy answers on its readiness port; undefined when nobody answers. */

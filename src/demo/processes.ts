@@ -7,7 +7,8 @@ import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
 import { existsSync, openSync, closeSync, readdirSync } from 'node:fs';
 
 import { MeshError } from '../base/errors.ts';
-import type { PodAnswer, PodCommand, PodMessage, PodRequest } from './pod-process.ts';
+import type { PodAnswer, PodCommand } from './pod-commands.ts';
+import type { PodMessage, PodRequest } from './pod-process.ts';
 
 const SYSTEM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 

@@ -215,7 +215,7 @@ const rootRotated: Step = {
     let ms = 0;
     const load = await underLoad(context, 'rotation', async () => {
       context.mesh.writeManifest('mesh-config.yaml', ROTATION_MANIFEST);
-      ms = await until('the new root is the only one', 20_000, () => {
+      ms = await until('the new root is the only one', 40_000, () => {
         const now = context.mesh.trustedRoots();
         return now.length === 1 && now[0] !== before[0];
       });

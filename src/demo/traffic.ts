@@ -12,6 +12,10 @@ export interface Target {
   readonly host: string;
   readonly port: number;
   readonly protocol: Protocol;
+  /** Of an `http` request. Default `GET`. */
+  readonly method?: string;
+  /** Of an `http` request, besides its own. Default none. */
+  readonly headers?: Readonly<Record<string, string>>;
 }
 
 export interface ProbeResult {
@@ -44,6 +48,8 @@ export interface HoldCounts {
 const ERRORS_KEPT = 5;
 const STARTS_KEPT = 1000;
 const EXCHANGE_MS = 100;
+/** A connection that is still there and never answers is lost all the same. */
+const SILENCE_MS = 10_000;
 const ANSWER_MAX = 4096;
 
 /** One new connection: sends the protocol's request, waits for its answer and a clean end. */
@@ -64,7 +70,12 @@ export function probe(target: Target, timeoutMs: number): Promise<ProbeResult> {
     socket.on('error', (error) => finish(false, error.message));
     socket.on('connect', () => {
       if (target.protocol === 'http') {
-        socket.write(`GET / HTTP/1.1\r\nHost: ${target.host}\r\nConnection: close\r\n\r\n`);
+        const more = Object.entries(target.headers ?? {}).map(
+          ([name, value]) => `${name}: ${value}`,
+        );
+        const start = `${target.method ?? 'GET'} / HTTP/1.1`;
+        const lines = [start, `Host: ${target.host}`, 'Connection: close', ...more];
+        socket.write(`${lines.join('\r\n')}\r\n\r\n`);
       }
     });
     socket.on('data', (chunk: Buffer) => {
@@ -74,9 +85,12 @@ export function probe(target: Target, timeoutMs: number): Promise<ProbeResult> {
       }
     });
     socket.on('close', () => {
-      const good = target.protocol === 'http' ? text.includes('\r\n\r\n') : text.includes('221 ');
+      const answered =
+        target.protocol === 'http' ? text.includes('\r\n\r\n') : text.includes('221 ');
       const line = target.protocol === 'http' ? text.slice(text.indexOf('\r\n\r\n') + 4) : text;
-      finish(good, good ? (line.split('\n')[0] ?? '') : 'connection ended without an answer');
+      // An HTTP server, or a proxy on the way, that says 5xx has not answered well.
+      const good = answered && !text.startsWith('HTTP/1.1 5');
+      finish(good, answered ? (line.split('\n')[0] ?? '') : 'connection ended without an answer');
     });
   });
 }
@@ -150,6 +164,10 @@ export function startHold(target: Target, count: number): Hold {
     const next = (): void => {
       waiting = `say ${index}-${round++}`;
       socket.write(`${waiting}\n`);
+      timer = setTimeout(() => {
+        reason = `no answer in ${SILENCE_MS / 1000} s`;
+        socket.destroy();
+      }, SILENCE_MS);
     };
     let timer: NodeJS.Timeout | undefined;
     socket.on('error', (error) => {
@@ -163,6 +181,7 @@ export function startHold(target: Target, count: number): Hold {
         pending = pending.slice(end + 1);
         if (waiting !== '' && line !== `200 ${waiting.slice(4)}`) wrong++;
         if (waiting !== '') exchanged++;
+        clearTimeout(timer);
         timer = setTimeout(next, EXCHANGE_MS);
       }
     });

@@ -5,10 +5,9 @@
 
 import type { Clock } from '../base/clock.ts';
 import { capturePackets, type PacketCapture } from '../linux/capture.ts';
-import { parseTcpFrame } from '../linux/frames.ts';
+import { parseTcpFrame, type TcpSegment } from '../linux/frames.ts';
 import { openNamespace } from '../linux/namespaces.ts';
 import type { Native } from '../linux/native.ts';
-import type { Topology } from './topology.ts';
 
 const HBONE_PORT = 15_008;
 /** The controller's own port: TLS from the start, and not pod traffic. */
@@ -46,8 +45,16 @@ function printable(bytes: Buffer): string {
     .replaceAll(/[^\x20-\x7e]/g, '.');
 }
 
-export function openWire(native: Native, clock: Clock, topology: Topology): Wire {
-  const namespace = openNamespace(native, topology.hub.netns);
+export interface WirePlace {
+  /** Path of the namespace that holds the device. */
+  readonly netns: string;
+  readonly device: string;
+  /** Traffic that is not the pods' and does not count. Default: none but the controller's. */
+  ignores?(segment: TcpSegment): boolean;
+}
+
+export function openWire(native: Native, clock: Clock, place: WirePlace): Wire {
+  const namespace = openNamespace(native, place.netns);
   let tunnel = 0;
   let plain = 0;
   let plainNew = 0;
@@ -63,7 +70,7 @@ export function openWire(native: Native, clock: Clock, topology: Topology): Wire
     if (segment === undefined) return;
     const { source, sourcePort, destination, destinationPort, payload } = segment;
     const ports = [sourcePort, destinationPort];
-    if (ports.includes(DISCOVERY_PORT)) return;
+    if (ports.includes(DISCOVERY_PORT) || place.ignores?.(segment) === true) return;
     const forth = `${source}|${sourcePort}|${destination}|${destinationPort}`;
     const back = `${destination}|${destinationPort}|${source}|${sourcePort}`;
     if (segment.syn && !segment.ack) opened.add(forth);
@@ -82,7 +89,7 @@ export function openWire(native: Native, clock: Clock, topology: Topology): Wire
     }
     if (plainSample === '') plainSample = printable(payload);
   };
-  const capture: PacketCapture = capturePackets(native, clock, namespace, 'n1', onFrame);
+  const capture: PacketCapture = capturePackets(native, clock, namespace, place.device, onFrame);
   return {
     counts() {
       // What the kernel has and nobody has read yet counts as well.

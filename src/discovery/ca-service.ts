@@ -62,6 +62,9 @@ export function createCaMethod<C extends ClientInfo, P>(
   };
   return unaryMethod(async (bytes, { metadata, peer }) => {
     const client = await options.authenticate(metadata, peer);
+    if (!client.ok && client.error.retryable) {
+      throw refuse('unavailable', GRPC_STATUS.UNAVAILABLE, client.error);
+    }
     if (!client.ok) {
       throw refuse('unauthenticated', GRPC_STATUS.UNAUTHENTICATED, client.error);
     }

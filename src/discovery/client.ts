@@ -88,6 +88,8 @@ export const CONNECT_TIMEOUT_MS = 5_000;
 const SPREAD_DEFAULT_MS = 500;
 /** Types that may be reported. */
 const REPORT_TYPES_MAX = 16;
+/** How often failed attempts of one outage are logged. */
+const LOST_AGAIN_MS = 10_000;
 
 export function createDiscoveryClient(options: DiscoveryClientOptions): DiscoveryClient {
   const { clock, logger } = options;
@@ -101,6 +103,9 @@ export function createDiscoveryClient(options: DiscoveryClientOptions): Discover
   /** The server has answered on this stream. */
   let standing = false;
   let lostMs = clock.nowMs();
+  /** Since the stream stood last. */
+  let attempts = 0;
+  let toldMs = -Infinity;
   const metrics = createDiscoveryClientMetrics(options.registry, () =>
     standing ? 0 : (clock.nowMs() - lostMs) / 1_000,
   );
@@ -123,6 +128,10 @@ export function createDiscoveryClient(options: DiscoveryClientOptions): Discover
       const current = new ClientStream({ clock, call, node: options.node, types, reports });
       stream = current;
       return await current.run((response, rejections) => {
+        if (!standing) {
+          logger.info('Configuration stream stands', { authority: options.authority, attempts });
+          attempts = 0;
+        }
         standing = true;
         backoff.reset();
         noteApplied(response.typeUrl, response.systemVersion, rejections);
@@ -161,7 +170,13 @@ export function createDiscoveryClient(options: DiscoveryClientOptions): Discover
       } catch (error) {
         if (signal.aborted) return;
         metrics.connects.add(1, ['failed']);
-        logger.warn('Configuration stream lost; the last configuration stays in use', { error });
+        // Told at once when it is lost, and then now and again: a server that is gone for long fills no log.
+        if (attempts === 0 || clock.nowMs() - toldMs >= LOST_AGAIN_MS) {
+          toldMs = clock.nowMs();
+          const message = 'Configuration stream lost; the last configuration stays in use';
+          logger.warn(message, { error, attempts });
+        }
+        attempts++;
       }
       let delayMs = backoff.nextMs();
       // The first bound of the backoff: the server had answered, and now many clients lose it together.

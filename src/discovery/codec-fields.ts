@@ -25,10 +25,11 @@ export function decodeBounded<S extends DescMessage, T>(
   schema: S,
   bytes: Uint8Array,
   read: (message: MessageShape<S>) => T,
+  bytesMax: number = RESOURCE_BYTES_MAX,
 ): Result<T> {
   try {
-    if (bytes.length > RESOURCE_BYTES_MAX) {
-      throw invalidField(schema.name, `${bytes.length} bytes, at most ${RESOURCE_BYTES_MAX}`);
+    if (bytes.length > bytesMax) {
+      throw invalidField(schema.name, `${bytes.length} bytes, at most ${bytesMax}`);
     }
     return ok(read(fromBinary(schema, bytes)));
   } catch (error) {

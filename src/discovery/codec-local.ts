@@ -31,6 +31,7 @@ import {
 import {
   CapturedPodSchema,
   CaptureReportSchema,
+  EnrolledNamespaceSchema,
   ListenerReportSchema,
   LocalDelivery,
   LocalPodSchema,
@@ -107,6 +108,18 @@ export function localPodResource(pod: LocalPod): WireResource {
 
 export function decodeLocalPod(body: Uint8Array): Result<LocalPod> {
   return decodeBounded(LocalPodSchema, body, readPod);
+}
+
+/** A namespace that is enrolled by its label. */
+export function enrolledNamespaceResource(name: string): WireResource {
+  const message = create(EnrolledNamespaceSchema, { name });
+  return createWireResource(name, toBinary(EnrolledNamespaceSchema, message));
+}
+
+export function decodeEnrolledNamespace(body: Uint8Array): Result<string> {
+  return decodeBounded(EnrolledNamespaceSchema, body, ({ name }) =>
+    readChecked('name', name, isNamespaceName),
+  );
 }
 
 export function nodeSettingsResource(settings: NodeSettings): WireResource {

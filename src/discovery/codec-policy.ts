@@ -101,7 +101,7 @@ export function decodeAuditPolicy(body: Uint8Array): Result<Policy> {
 }
 
 /** What is gathered while one policy is read. */
-interface Reading {
+export interface Reading {
   /** Counts parts against the bound. */
   take<T>(values: readonly T[]): readonly T[];
   note(what: string): void;
@@ -110,7 +110,7 @@ interface Reading {
   readonly unknown: string;
 }
 
-function createReading(): Reading {
+export function createReading(): Reading {
   let left = POLICY_PARTS_MAX;
   let unknown = '';
   const note = (what: string): void => {
@@ -174,7 +174,7 @@ function readClause(message: ClauseMessage, reading: Reading): PolicyClause {
   return { matches: reading.take(message.matches).map((match) => readMatch(match, reading)) };
 }
 
-function readMatch(message: MatchMessage, reading: Reading): PolicyMatch {
+export function readMatch(message: MatchMessage, reading: Reading): PolicyMatch {
   reading.noteFields(message);
   for (const extension of message.extensions) reading.note(`extension "${extension.name}"`);
   const texts = (values: readonly StringMatchMessage[]): StringMatch[] =>
@@ -201,7 +201,7 @@ function readMatch(message: MatchMessage, reading: Reading): PolicyMatch {
   };
 }
 
-function readStringMatch(message: StringMatchMessage, reading: Reading): StringMatch {
+export function readStringMatch(message: StringMatchMessage, reading: Reading): StringMatch {
   reading.noteFields(message);
   const { matchType } = message;
   switch (matchType.case) {
@@ -231,7 +231,7 @@ function readServiceAccount(
   };
 }
 
-function readBlock(message: AddressMessage, reading: Reading): Cidr {
+export function readBlock(message: AddressMessage, reading: Reading): Cidr {
   reading.noteFields(message);
   return readCidr('address', message.address, message.length);
 }
@@ -242,7 +242,7 @@ function ruleInit(rule: PolicyRule): MessageInitShape<typeof RuleSchema> {
   };
 }
 
-function matchInit(match: PolicyMatch): MessageInitShape<typeof MatchSchema> {
+export function matchInit(match: PolicyMatch): MessageInitShape<typeof MatchSchema> {
   return {
     namespaces: match.namespaces.map(stringInit),
     notNamespaces: match.notNamespaces.map(stringInit),
@@ -259,11 +259,11 @@ function matchInit(match: PolicyMatch): MessageInitShape<typeof MatchSchema> {
   };
 }
 
-function stringInit(match: StringMatch): MessageInitShape<typeof StringMatchSchema> {
+export function stringInit(match: StringMatch): MessageInitShape<typeof StringMatchSchema> {
   if (match.kind === 'presence') return { matchType: { case: 'presence', value: {} } };
   return { matchType: { case: match.kind, value: match.value } };
 }
 
-function blockInit(cidr: Cidr): MessageInitShape<typeof AddressSchema> {
+export function blockInit(cidr: Cidr): MessageInitShape<typeof AddressSchema> {
   return { address: Uint8Array.from(addressBytes(cidr.ip)), length: cidr.prefixLength };
 }

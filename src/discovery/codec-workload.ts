@@ -65,6 +65,9 @@ export type AddressValue =
 /** The extension that says that the same-node direct path may be used. */
 export const LOCAL_DELIVERY_EXTENSION = 'nodemesh.dev/local-delivery';
 
+/** The extension of a service that says that a client's connections go to one endpoint. */
+export const CLIENT_AFFINITY_EXTENSION = 'nodemesh.dev/client-affinity';
+
 export const WORKLOAD_ADDRESSES_MAX = 64;
 export const WORKLOAD_SERVICES_MAX = 1_000;
 export const WORKLOAD_POLICIES_MAX = 1_000;
@@ -190,6 +193,7 @@ export function encodeService(service: Service): Uint8Array {
             : LoadBalancing_HealthPolicy.ONLY_HEALTHY,
         },
         ipFamilies: IP_FAMILIES.indexOf(service.ipFamilies) as IPFamilies,
+        extensions: service.clientAffinity ? [{ name: CLIENT_AFFINITY_EXTENSION }] : [],
         canonical: service.canonical,
         visibility:
           service.visibility === 'NAMESPACE'
@@ -335,6 +339,7 @@ function readGateway(
 }
 
 function readService(message: ServiceMessage): Service {
+  const extensions = readList('extensions', message.extensions, EXTENSIONS_MAX, (one) => one.name);
   const namespace = readRequired('namespace', message.namespace);
   const hostname = readRequired('hostname', message.hostname);
   return {
@@ -352,6 +357,7 @@ function readService(message: ServiceMessage): Service {
     ),
     waypoint: readServiceWaypoint(message),
     balancing: readBalancing(message.loadBalancing),
+    clientAffinity: extensions.includes(CLIENT_AFFINITY_EXTENSION),
     ipFamilies: IP_FAMILIES[message.ipFamilies] ?? IP_FAMILIES[IPFamilies.AUTOMATIC],
     canonical: message.canonical,
     visibility: message.visibility === Service_Visibility.PUBLIC ? 'PUBLIC' : 'NAMESPACE',

@@ -25,6 +25,8 @@ import type { WireResource } from './wire-resource.ts';
 export interface ClientInfo {
   /** One per pod or worker: what is limited per client goes by it. */
   readonly id: string;
+  /** Streams that it may have; default `STREAMS_PER_CLIENT_MAX`. For an id that several processes share. */
+  readonly streamsMax?: number;
 }
 
 export type View = ReadonlyMap<string, ResourceCache>;
@@ -90,15 +92,17 @@ export function createDiscoveryServer<C extends ClientInfo, P>(
       { cause: client.error },
     );
     logger.warn('Discovery client refused', { error });
+    // Whoever proves callers cannot be asked right now: not the caller's fault, and not the last word.
+    if (client.error.retryable) throw grpcError(GRPC_STATUS.UNAVAILABLE, 'Try again', error);
     throw grpcError(GRPC_STATUS.UNAUTHENTICATED, 'Unauthenticated', error);
   };
 
   const add = (stream: ServerStream<C, P>): void => {
-    const { id } = stream.client;
+    const { id, streamsMax = STREAMS_PER_CLIENT_MAX } = stream.client;
     const streams = byClient.get(id) ?? new Set();
     byClient.set(id, streams);
     const [oldest] = streams;
-    if (oldest !== undefined && streams.size >= STREAMS_PER_CLIENT_MAX) {
+    if (oldest !== undefined && streams.size >= streamsMax) {
       metrics.refused.add(1, ['superseded']);
       streams.delete(oldest);
       oldest.end(GRPC_STATUS.ABORTED, 'Superseded by newer streams of the same client');

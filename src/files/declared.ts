@@ -2,8 +2,9 @@
  * What a folder declares, merged from its files and compared with what it declared before.
  *
  * - The first declaration of an object, by file name and place in the file, counts; later ones are errors.
- * - An invalid object keeps its last good version. So does one that is missing while a file that had it
- *   contains something unreadable: it may be just that.
+ * - An invalid object keeps its last good version; a policy that never had one fails closed
+ *   (`controlplane/manifest/stead.ts`). One that is missing while a file that had it contains something unreadable
+ *   keeps its version, too: it may be just that.
  * - Only real changes come out: the same text is the same object.
  */
 
@@ -30,6 +31,8 @@ interface Declared {
   readonly object: MeshObject;
   readonly digest: string;
   readonly file: string;
+  /** Stands for an object that was never good. */
+  readonly isStead: boolean;
 }
 
 export class DeclaredObjects {
@@ -58,15 +61,15 @@ export class DeclaredObjects {
       }
       for (const entry of content.entries) {
         const first = entry.key && firstAt.get(entry.key);
-        statuses.push(statusOf(file, entry, first, after.size));
+        const known = entry.key && before.get(entry.key);
+        statuses.push(statusOf(file, entry, first, after.size, known));
         if (slice.spent) await slice.yield();
         if (entry.key === undefined || first !== undefined || after.size >= OBJECTS_MAX) continue;
         firstAt.set(entry.key, `"${file}", line ${entry.line}`);
-        const declared = declare(file, entry, before.get(entry.key));
+        const declared = declare(file, entry, known);
         if (declared === undefined) continue;
         after.set(entry.key, declared);
-        if (declared !== before.get(entry.key))
-          changes.push({ type: 'put', object: declared.object });
+        if (declared !== known) changes.push({ type: 'put', object: declared.object });
       }
     }
     for (const [key, declared] of before) {
@@ -86,16 +89,24 @@ export class DeclaredObjects {
   }
 }
 
-/** The object an entry stands for: itself, what it was (same text), or its last good version. */
+/** The object an entry stands for: itself, what it was (same text), its last good version, or what is in its stead. */
 function declare(
   file: string,
   entry: ManifestEntry,
   before: Declared | undefined,
 ): Declared | undefined {
-  const { object, digest } = entry;
-  if (object === undefined) return before;
+  const { digest } = entry;
+  const kept = keptFor(entry, before);
+  if (kept !== undefined) return kept;
   if (before?.digest === digest && before.file === file) return before;
-  return { object, digest, file };
+  const object = entry.object ?? entry.stead?.object;
+  return object && { object, digest, file, isStead: entry.object === undefined };
+}
+
+/** The last good version, which stays as long as the entry cannot be read. */
+function keptFor(entry: ManifestEntry, known: Declared | undefined): Declared | undefined {
+  if (entry.object !== undefined || entry.stead?.replaces === true) return undefined;
+  return known?.isStead === false ? known : undefined;
 }
 
 function statusOf(
@@ -103,10 +114,13 @@ function statusOf(
   entry: ManifestEntry,
   first: string | undefined,
   objectCount: number,
+  known: Declared | undefined,
 ): ManifestStatus {
   const at = { file, line: entry.line, key: entry.key ?? '' } as const;
   if (entry.error !== undefined) {
-    return { ...at, state: 'error', message: entry.error.message };
+    const effect = keptFor(entry, known) === undefined ? entry.stead?.effect : undefined;
+    const rest = effect === undefined ? '' : `; until it can be read ${effect}`;
+    return { ...at, state: 'error', message: entry.error.message + rest };
   }
   if (first !== undefined) {
     const message = duplicateError(file, entry, first).message;

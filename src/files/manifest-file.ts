@@ -6,6 +6,7 @@ import { MeshError } from '../base/errors.ts';
 import type { TimeSlice } from '../base/time-slice.ts';
 import { formatFieldPath, type FieldPath } from '../controlplane/manifest/fields.ts';
 import { parseManifest } from '../controlplane/manifest/manifest.ts';
+import type { Stead } from '../controlplane/manifest/stead.ts';
 import { objectKey, type MeshObject, type ObjectKey } from '../controlplane/objects.ts';
 import { DEPTH_MAX, readYamlDocuments, type YamlDocument } from './yaml-documents.ts';
 
@@ -16,6 +17,8 @@ export interface ManifestEntry {
   readonly key: ObjectKey | undefined;
   /** Undefined when it is invalid: the last good version stays. */
   readonly object: MeshObject | undefined;
+  /** Of an invalid one: what counts where there was no good version. */
+  readonly stead: Stead | undefined;
   readonly error: MeshError | undefined;
   /** Not an error, but its writer should know. */
   readonly warning: string | undefined;
@@ -138,6 +141,7 @@ function readEntry(name: string, source: Source): ManifestEntry {
     digest,
     key: undefined,
     object: undefined,
+    stead: undefined,
     error: undefined,
     warning: undefined,
   };
@@ -151,7 +155,8 @@ function readEntry(name: string, source: Source): ManifestEntry {
         line: source.lineOf(path),
         message: `${formatFieldPath(path)} ${message}`,
       }));
-      return { ...invalidEntry(name, line, digest, problems), key: result.key };
+      const entry = invalidEntry(name, line, digest, problems);
+      return { ...entry, key: result.key, stead: result.stead };
     }
   }
 }
@@ -176,5 +181,6 @@ function invalidEntry(
   const error = new MeshError('MESH_MANIFEST_INVALID', `Cannot read manifest "${name}", ${shown}`, {
     details: { file: name, problems },
   });
-  return { line, digest, key: undefined, object: undefined, error, warning: undefined };
+  const nothing = { key: undefined, object: undefined, stead: undefined, warning: undefined };
+  return { line, digest, error, ...nothing };
 }

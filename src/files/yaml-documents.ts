@@ -221,7 +221,8 @@ class NodeReader {
     const keys = new Set<string>();
     for (const { key, value } of items) {
       const name = keyText(key);
-      if (name === '<<')
+      // Quoted, it is a key like any other.
+      if (name === '<<' && isScalar(key) && key.type === 'PLAIN')
         throw new YamlRefusal(offsetOf(key), 'Merge keys ("<<") are not supported');
       if (keys.has(name)) {
         throw new YamlRefusal(

@@ -57,9 +57,8 @@ export interface CaDependencies {
 }
 
 /**
- * A CA whose key an operator provides. It is checked that the key fits, that the certificate may sign, and
- * that it chains to one of the roots. Errors: `MESH_CA_KEY_MISSING`, `MESH_DER_INVALID`,
- * `MESH_CERTIFICATE_INVALID`. `generation` is the bundle's; after reading changed files give a higher one.
+ * A CA whose key an operator provides, as `readPluggedCa` reads it. `generation` is the bundle's. Nothing of it
+ * changes: `plugged-ca.ts` has the one that is replaced while it is used.
  */
 export function createPluggedCa(
   trustDomain: string,
@@ -67,6 +66,20 @@ export function createPluggedCa(
   generation: number,
   dependencies: CaDependencies,
 ): Result<CertificateAuthority> {
+  const state = readPluggedCa(trustDomain, files, generation);
+  if (!state.ok) return state;
+  return ok(createIssuingAuthority(trustDomain, dependencies, () => state.value));
+}
+
+/**
+ * Checks that the key fits, that the certificate may sign, and that it chains to one of the roots. Errors:
+ * `MESH_CA_KEY_MISSING`, `MESH_DER_INVALID`, `MESH_CERTIFICATE_INVALID`.
+ */
+export function readPluggedCa(
+  trustDomain: string,
+  files: PluggedCaFiles,
+  generation: number,
+): Result<IssuingState> {
   const bundle = createTrustBundle(generation, new Map([[trustDomain, [files.rootCert]]]));
   if (!bundle.ok) return bundle;
   const certificateDer = parseOnePem('CERTIFICATE', files.caCert);
@@ -88,13 +101,7 @@ export function createPluggedCa(
     privateKey: privateKey.value,
     chainPem: path.value.map(({ pem }) => pem),
   };
-  return ok(
-    createIssuingAuthority(trustDomain, dependencies, () => ({
-      bundle: bundle.value,
-      issuerId: certificate.value.fingerprint,
-      signing,
-    })),
-  );
+  return ok({ bundle: bundle.value, issuerId: certificate.value.fingerprint, signing });
 }
 
 /** What an authority issues with at this moment. */
@@ -105,6 +112,15 @@ export interface IssuingState {
 }
 
 const NO_HOSTS: ServerHosts = { dnsNames: [], ips: [] };
+
+/** The authority with more to it; what is read through a getter stays so. */
+export function extendAuthority<T extends object>(
+  authority: CertificateAuthority,
+  more: T,
+): CertificateAuthority & T {
+  const properties = Object.getOwnPropertyDescriptors(more);
+  return Object.defineProperties(authority, properties) as CertificateAuthority & T;
+}
 
 /** A `CertificateAuthority` over whatever `current` says when it is used. */
 export function createIssuingAuthority(

@@ -4,7 +4,7 @@
  * - An identity is held while somebody retains it; with the last release its key is forgotten (T02).
  * - At most one request per identity and eight in all; a waiting connection goes before a prefetch, that before
  *   a renewal. All who wait for one identity share one outcome.
- * - Renewed at half life ± 10 %; a failure is tried again after 0.5 s to 150 s and keeps the certificate as long
+ * - Renewed at 40 % to 50 % of its life; a failure is tried again after 0.5 s to 150 s and keeps the certificate as long
  *   as it is valid, never longer (T127, T128: held-certificate.ts). A jump of the calendar is noticed within 30 s.
  */
 

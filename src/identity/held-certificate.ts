@@ -7,7 +7,10 @@ import type { Clock } from '../base/clock.ts';
 import type { Random } from '../base/random.ts';
 import type { WorkloadCertificate } from './workload-certificate.ts';
 
-const RENEW_JITTER = 0.1;
+/** Only ever earlier than half: whenever the CA goes away, half a life is left (G05). */
+const RENEW_JITTER = 0.2;
+/** What the request itself may take, and a retry after it. */
+const RENEW_LEAD_MS = 60_000;
 /** However short the life: no tighter loop than this. */
 const RENEW_AFTER_MIN_MS = 5000;
 
@@ -52,7 +55,7 @@ export class HeldCertificate {
   }
 }
 
-/** One that was just issued: renewed after half of what is left of it. */
+/** One that was just issued: renewed before half of what is left of it is over. */
 export function holdIssued(
   certificate: WorkloadCertificate,
   clock: Clock,
@@ -60,20 +63,22 @@ export function holdIssued(
 ): HeldCertificate {
   const { notBeforeMs, notAfterMs } = certificate;
   const remainingMs = notAfterMs - Math.max(clock.wallMs(), notBeforeMs);
-  return new HeldCertificate(certificate, clock, (remainingMs / 2) * jitter(random));
+  return new HeldCertificate(certificate, clock, renewalMs(remainingMs, random));
 }
 
-/** One that was issued some time ago: renewed at half of its whole life, or now. */
+/** One that was issued some time ago: renewed before half of its whole life is over, or now. */
 export function holdRestored(
   certificate: WorkloadCertificate,
   clock: Clock,
   random: Random,
 ): HeldCertificate {
   const { notBeforeMs, notAfterMs } = certificate;
-  const halfLifeMs = ((notAfterMs - notBeforeMs) / 2) * jitter(random);
-  return new HeldCertificate(certificate, clock, notBeforeMs + halfLifeMs - clock.wallMs());
+  const afterMs = renewalMs(notAfterMs - notBeforeMs, random);
+  return new HeldCertificate(certificate, clock, notBeforeMs + afterMs - clock.wallMs());
 }
 
-function jitter(random: Random): number {
-  return 1 + RENEW_JITTER * (2 * random.next() - 1);
+/** 40 % to 50 % of a life, less the lead where the life is long enough for one. */
+function renewalMs(lifeMs: number, random: Random): number {
+  const leadMs = Math.min(RENEW_LEAD_MS, lifeMs / 20);
+  return (lifeMs / 2) * (1 - RENEW_JITTER * random.next()) - leadMs;
 }

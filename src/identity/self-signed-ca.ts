@@ -19,6 +19,7 @@ import {
   type CaDependencies,
   type CertificateAuthority,
   createIssuingAuthority,
+  extendAuthority,
   readPrivateKey,
 } from './ca.ts';
 import { issuerOf, type SigningCertificate } from './ca-issuer.ts';
@@ -45,6 +46,8 @@ export interface SelfSignedCa extends CertificateAuthority {
   retireOldRoot(): Promise<void>;
   /** Replaces the intermediate when half of its life is over. To be called every hour or so. */
   maintain(): Promise<void>;
+  /** Takes what another controller has stored; true when that is something new. */
+  refresh(): Promise<boolean>;
 }
 
 export interface SelfSignedCaOptions extends CaDependencies {
@@ -89,19 +92,37 @@ interface State {
 function createAuthority(options: SelfSignedCaOptions, initial: State): SelfSignedCa {
   const { trustDomain, storage, clock } = options;
   let state = initial;
-  let previous: Promise<void> = Promise.resolve();
-  /** One change at a time, stored before it is used. */
-  const change = (next: (now: State) => State | undefined): Promise<void> => {
-    const run = async (): Promise<void> => {
-      const changed = next(state);
-      if (changed === undefined) return;
-      await storage.write(toFiles(trustDomain, changed));
-      state = changed;
-    };
+  let stored = storedText(trustDomain, state);
+  let previous: Promise<unknown> = Promise.resolve();
+  const inTurn = <T>(run: () => Promise<T>): Promise<T> => {
     const result = previous.then(run);
     previous = result.catch(() => {});
     return result;
   };
+  const reload = async (): Promise<boolean> => {
+    const files = await storage.read();
+    const text = files.get(CA_STATE_FILE);
+    if (text === undefined) throw keyMissing('its stored state is gone; restore it from a backup');
+    if (text === stored) return false;
+    state = loadState(options, files, text);
+    stored = text;
+    return true;
+  };
+  /** One change at a time, stored before it is used. */
+  const change = (next: (now: State) => State | undefined): Promise<void> =>
+    inTurn(async () => {
+      const changed = next(state);
+      if (changed === undefined) return;
+      try {
+        await storage.write(toFiles(trustDomain, changed));
+      } catch (error) {
+        // Perhaps another controller was faster; its step is not to be taken again.
+        await reload().catch(() => {});
+        throw error;
+      }
+      state = changed;
+      stored = storedText(trustDomain, state);
+    });
   const step = (from: RotationPhase, next: (now: State) => State): Promise<void> =>
     change((now) => {
       if (now.phase === from) return next(now);
@@ -113,17 +134,7 @@ function createAuthority(options: SelfSignedCaOptions, initial: State): SelfSign
     issuerId: issuingRoot(state).certificate.fingerprint,
     signing: state.intermediate,
   }));
-  return {
-    trustDomain,
-    get bundle() {
-      return authority.bundle;
-    },
-    get issuerId() {
-      return authority.issuerId;
-    },
-    issue: (publicKey, identity, ttlMs) => authority.issue(publicKey, identity, ttlMs),
-    issueServer: (publicKey, identity, hosts, ttlMs) =>
-      authority.issueServer(publicKey, identity, hosts, ttlMs),
+  const more: Omit<SelfSignedCa, keyof CertificateAuthority> = {
     get phase() {
       return state.phase;
     },
@@ -151,7 +162,9 @@ function createAuthority(options: SelfSignedCaOptions, initial: State): SelfSign
         if (clock.wallMs() < (notBeforeMs + notAfterMs) / 2) return undefined;
         return { ...now, intermediate: newIntermediate(options, issuingRoot(now)) };
       }),
+    refresh: () => inTurn(reload),
   };
+  return extendAuthority(authority, more);
 }
 
 function issuingRoot(state: Pick<State, 'roots' | 'phase'>): SigningCertificate {
@@ -217,7 +230,7 @@ function keyName(kind: 'root' | 'issuer', { certificate }: SigningCertificate): 
   return `${kind}-${certificate.fingerprint.slice(0, 16)}.key`;
 }
 
-function toFiles(trustDomain: string, state: State): Map<string, string> {
+function storedText(trustDomain: string, state: State): string {
   const stored: StoredState = {
     format: 1,
     trustDomain,
@@ -226,7 +239,11 @@ function toFiles(trustDomain: string, state: State): Map<string, string> {
     roots: state.roots.map(({ certificate }) => certificate.pem),
     intermediate: state.intermediate.certificate.pem,
   };
-  const files = new Map([[CA_STATE_FILE, `${JSON.stringify(stored, undefined, 2)}\n`]]);
+  return `${JSON.stringify(stored, undefined, 2)}\n`;
+}
+
+function toFiles(trustDomain: string, state: State): Map<string, string> {
+  const files = new Map([[CA_STATE_FILE, storedText(trustDomain, state)]]);
   for (const root of state.roots) files.set(keyName('root', root), privateKeyPem(root.privateKey));
   files.set(keyName('issuer', state.intermediate), privateKeyPem(state.intermediate.privateKey));
   return files;

@@ -1,6 +1,6 @@
 /** File descriptors: of Node's sockets, of other processes, duplicated, shut down, closed. */
 
-import { closeSync } from 'node:fs';
+import { closeSync, writeSync } from 'node:fs';
 import type { Server, Socket } from 'node:net';
 
 import { MeshError } from '../base/errors.ts';
@@ -21,6 +21,18 @@ export function descriptorOf(socket: Socket | Server): number {
     throw new MeshError('MESH_CONNECTION_CLOSED', 'Cannot take the descriptor of a closed socket');
   }
   return fd;
+}
+
+/**
+ * Writes to a connected Node socket at once, past its queue, which must be empty; returns how many bytes the kernel
+ * took. 0 also when it took none, whatever the reason: written through the socket, they tell.
+ */
+export function writeToSocket(socket: Socket, bytes: Buffer): number {
+  try {
+    return writeSync(descriptorOf(socket), bytes, 0, bytes.byteLength, null);
+  } catch {
+    return 0;
+  }
 }
 
 /**

@@ -83,6 +83,8 @@ export interface Native extends NativeBackend {
   readonly ownNamespaceFd: number;
   /** Descriptor of the namespace this thread is in now. Changed by `runInNamespace` only. */
   currentNamespaceFd: number;
+  /** A C `int` for the kernel to read, never to write: the few that are used are made once. */
+  readonly int: (value: number) => Buffer;
 }
 
 /**
@@ -97,7 +99,13 @@ export function loadNative(backend?: NativeBackendName): Native {
       const loaded = name === 'node:ffi' ? loadFfi(SIGNATURES) : loadKoffi(SIGNATURES);
       // `thread-self`: in a Node worker thread `/proc/self` is the main thread.
       const ownNamespaceFd = openSync('/proc/thread-self/ns/net', 'r');
-      return { ...loaded, ownNamespaceFd, currentNamespaceFd: ownNamespaceFd };
+      const ints = new Map<number, Buffer>();
+      const int = (value: number): Buffer => {
+        let bytes = ints.get(value);
+        if (bytes === undefined) ints.set(value, (bytes = nativeInt(value)));
+        return bytes;
+      };
+      return { ...loaded, ownNamespaceFd, currentNamespaceFd: ownNamespaceFd, int };
     } catch (error) {
       reasons.push(`${name}: ${error instanceof Error ? error.message : String(error)}`);
     }

@@ -120,6 +120,8 @@ export function createConnector(
       // Port 0 chosen at connect, unique per destination, not at bind, unique per source address: else one
       // client's address runs out of ports after 28,000 connections. An IPPROTO_IP option for IPv6 too.
       if (source.port === 0) setFlag(native, fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT);
+      // For the same reason: another connection may have the port already, to another destination.
+      else setFlag(native, fd, SOL_SOCKET, SO_REUSEADDR);
       const bound = native.calls.bind(fd, bytes, bytes.length);
       checked(native, bound, 'bind', `"${source.address}" port ${source.port}`);
     }),
@@ -141,7 +143,7 @@ function withSocket(native: Native, family: IpFamily, prepare: (fd: number) => v
 }
 
 function setFlag(native: Native, fd: number, level: number, name: number, value = 1): void {
-  const bytes = nativeInt(value);
+  const bytes = native.int(value);
   const result = native.calls.setsockopt(fd, level, name, bytes, bytes.length);
   checked(native, result, 'setsockopt', `level ${level} option ${name}`);
 }

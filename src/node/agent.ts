@@ -17,6 +17,7 @@ import type { TypeUpdate } from '../discovery/client-type.ts';
 import {
   capturedPodResource,
   captureReportResource,
+  decodeEnrolledNamespace,
   decodeListenerReport,
   decodeLocalPod,
   decodeTrafficDelta,
@@ -38,11 +39,14 @@ import type { WorkloadCertificate } from '../identity/workload-certificate.ts';
 import type { SpiffeId } from '../core/identity.ts';
 import type { RedirectContext } from '../redirect/context.ts';
 import type { Reconciler } from '../redirect/reconcile.ts';
+import type { CniMarkers } from '../redirect/cni-markers.ts';
 import type { CniRequest } from '../redirect/cni-request.ts';
 import type { PodNamespaces } from '../redirect/namespaces.ts';
 import { createCapture, type Capture } from './capture.ts';
+import { createCniRequests } from './cni-requests.ts';
 import { HEARTBEAT_MS, type ToChild, type ToSupervisor } from './messages.ts';
 import type { ProbeTargets } from './probe-targets.ts';
+import { createStuckPods } from './stuck-pods.ts';
 import { loadSnapshot, saveSnapshot } from './snapshot-file.ts';
 
 /** Types that come from the controller and go to workers or to disk as they are. */
@@ -52,6 +56,7 @@ const MIRRORED = [
   TYPE_URL.authorization,
   TYPE_URL.auditPolicy,
   TYPE_URL.address,
+  TYPE_URL.enrolledNamespace,
   TYPE_URL.localPod,
 ] as const;
 /** What a worker may see. */
@@ -71,8 +76,6 @@ const SAVE_DELAY_MS = 2000;
 /** A large configuration that keeps changing is written a tenth of the time, not all the time. */
 const SAVE_REST = 10;
 const REPORT_HOLD_MS = 10_000;
-/** How long a CNI ADD may wait; the runtime tries again after an error. */
-const CNI_WAIT_MS = 10_000;
 const SEARCH_MS = 2000;
 
 export interface AgentOptions {
@@ -86,6 +89,8 @@ export interface AgentOptions {
   readonly probes: ProbeTargets;
   readonly certificates: CertificateStore;
   readonly namespaces: PodNamespaces;
+  /** What the CNI script knows without asking. */
+  readonly markers: { readonly enrolled: CniMarkers; readonly outside: CniMarkers };
   readonly restored: (identity: SpiffeId) => WorkloadCertificate | undefined;
   readonly snapshotPath: string;
   /** Makes the client to the controller with these subscriptions. */
@@ -107,7 +112,7 @@ export interface Agent {
 }
 
 export function createAgent(options: AgentOptions): Agent {
-  const { clock, logger, certificates, tell } = options;
+  const { clock, logger, certificates, markers, tell } = options;
   const caches = new Map<string, ResourceCache>(
     [...MIRRORED, TYPE_URL.workloadSecret, TYPE_URL.capturedPod].map((typeUrl) => [
       typeUrl,
@@ -120,25 +125,29 @@ export function createAgent(options: AgentOptions): Agent {
     return found;
   };
   const listening = new Map<string, Map<PodUid, boolean>>();
-  const localPods = new Set<PodUid>();
+  const localPods = new Map<PodUid, LocalPod>();
   let retired = false;
   let holdingReports = true;
   let complete: () => void = () => {};
   const whenComplete = new Promise<void>((resolve) => (complete = resolve));
+  let readFromDisk: () => void = () => {};
+  const whenRestored = new Promise<void>((resolve) => (readFromDisk = resolve));
   let blocker = 'waiting for the first configuration';
   let issuingRoot = '';
   let saving = false;
   let savePending = false;
 
+  const stuckPods = createStuckPods(clock, logger, () => tellState());
   const tellState = (): void => {
     const blockers = blocker === '' ? [] : [blocker];
     // A pod that has no network yet blocks nobody: there is nothing to serve, and it may stay so for long.
     const { homeless } = capture;
+    const stuck = stuckPods.of(capture.reports.filter(({ podUid }) => !homeless.has(podUid)));
     for (const { podUid, state, reason } of capture.reports) {
-      if (state !== 'captured' && !homeless.has(podUid))
+      if (state !== 'captured' && !homeless.has(podUid) && !stuck.has(podUid))
         blockers.push(`pod ${podUid} is ${state}: ${reason}`);
     }
-    const captured = capture.captured.map(({ pod }) => pod.podUid);
+    const captured = capture.captured.map(({ pod }) => pod.podUid).filter((uid) => !stuck.has(uid));
     tell({ kind: 'agent-state', captured, blockers });
   };
 
@@ -208,6 +217,10 @@ export function createAgent(options: AgentOptions): Agent {
         const pod = decodeLocalPod(body);
         if (pod.ok) setPod(pod.value);
         else reject(name, pod.error);
+      } else if (typeUrl === TYPE_URL.enrolledNamespace) {
+        const namespace = decodeEnrolledNamespace(body);
+        if (namespace.ok) markers.enrolled.add(namespace.value);
+        else reject(name, namespace.error);
       } else if (typeUrl === TYPE_URL.trustBundle) {
         const bundle = decodeTrustBundle(body);
         if (!bundle.ok) {
@@ -229,10 +242,30 @@ export function createAgent(options: AgentOptions): Agent {
     return rejections;
   };
 
+  const cni = createCniRequests({
+    clock,
+    namespaces: options.namespaces,
+    capture,
+    pod: (uid) => localPods.get(uid),
+    isEnrolled: (namespace) => markers.enrolled.has(namespace),
+    onTold: (uid) => applyPod(uid),
+  });
+
   const setPod = (pod: LocalPod): void => {
-    localPods.add(pod.podUid);
-    capture.setPod(pod);
-    if (pod.enrolled) void search();
+    const { podUid, enrolled } = pod;
+    localPods.set(podUid, pod);
+    if (enrolled) markers.outside.remove(podUid);
+    else markers.outside.add(podUid);
+    applyPod(podUid);
+    cni.podKnown(podUid);
+    if (enrolled) void search();
+  };
+
+  const applyPod = (uid: PodUid): void => {
+    const pod = localPods.get(uid);
+    if (pod === undefined) return;
+    const addresses = cni.addresses(uid) ?? [];
+    capture.setPod(addresses.length === 0 ? pod : { ...pod, addresses });
   };
 
   /** Enrolled pods whose namespace is not known here: from the registry, or by their processes (design 3.7). */
@@ -256,7 +289,9 @@ export function createAgent(options: AgentOptions): Agent {
 
   /** Once: a pod that was un-enrolled while no agent lived may still have its rules, and with them no traffic. */
   const searchAll = async (): Promise<void> => {
-    const found = await options.namespaces.findAll(new Set(localPods));
+    const local = new Set(localPods.keys());
+    await options.namespaces.keepOnly(local);
+    const found = await options.namespaces.findAll(local);
     for (const [uid, namespace] of found) capture.setNamespace(uid, namespace);
   };
 
@@ -292,9 +327,14 @@ export function createAgent(options: AgentOptions): Agent {
 
   const remove = (typeUrl: string, names: readonly string[]): void => {
     cache(typeUrl).update({ removed: names });
+    if (typeUrl === TYPE_URL.enrolledNamespace) {
+      for (const name of names) markers.enrolled.remove(name);
+    }
     if (typeUrl !== TYPE_URL.localPod) return;
     for (const uid of names as readonly PodUid[]) {
       localPods.delete(uid);
+      markers.outside.remove(uid);
+      cni.podGone(uid);
       capture.removePod(uid);
     }
   };
@@ -383,6 +423,7 @@ export function createAgent(options: AgentOptions): Agent {
     server,
     async run(signal) {
       const restored = await restore();
+      readFromDisk();
       const heartbeat = clock.every(HEARTBEAT_MS, () => tell({ kind: 'heartbeat' }));
       const finish = (): void => {
         blocker = '';
@@ -399,6 +440,8 @@ export function createAgent(options: AgentOptions): Agent {
         .then(
           () => {
             dropUnconfirmed();
+            markers.enrolled.keepOnlyWanted();
+            markers.outside.keepOnlyWanted();
             // From now on: without the controller no certificate comes, and nobody hears of it.
             clock.after(REPORT_HOLD_MS, () => {
               holdingReports = false;
@@ -413,31 +456,20 @@ export function createAgent(options: AgentOptions): Agent {
       heartbeat.cancel();
       searcher.cancel();
       capture.stop();
+      stuckPods.stop();
     },
     receive(message) {
       if (message.kind !== 'retire') return;
       retired = true;
       options.probes.stop();
+      markers.enrolled.stop();
+      markers.outside.stop();
       capture.retire();
     },
     async handleCni(request) {
-      const { command, podUid, containerId } = request;
-      if (command === 'del') {
-        await options.namespaces.forget(podUid, containerId);
-        capture.setNamespace(podUid, undefined);
-        return;
-      }
-      capture.setNamespace(podUid, await options.namespaces.learn(request));
-      // A pod the controller has not told of yet is captured as soon as it has.
-      if (!localPods.has(podUid)) return;
-      const timeout = new AbortController();
-      const timer = clock.after(CNI_WAIT_MS, () => {
-        const told = capture.reports.find((candidate) => candidate.podUid === podUid);
-        const reason = told?.reason ?? 'unknown reason';
-        const message = `Cannot capture pod "${request.podNamespace}/${request.podName}" in ${CNI_WAIT_MS / 1000} s: ${reason}`;
-        timeout.abort(new MeshError('MESH_DEADLINE_EXCEEDED', message, { retryable: true }));
-      });
-      await capture.whenSettled(podUid, timeout.signal).finally(() => timer.cancel());
+      // Asked before anything is known, a pod would look as if it were in no mesh.
+      await whenRestored;
+      await cni.handle(request);
     },
   };
 }

@@ -6,9 +6,12 @@
  *
  * Messages are lines of JSON, successor → predecessor only: `{"serving":UID}` and `{"complete":true}`. The
  * folder is root's alone (0700); lines are bounded, and a line that is not understood ends the hand-over.
+ *
+ * Several may try at once, as when an upgrade is upgraded: the first that is complete takes over, and the others, whose
+ * connections end with that, find it on the path.
  */
 
-import { chmodSync, readdirSync, renameSync, rmSync } from 'node:fs';
+import { chmodSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 
@@ -30,6 +33,8 @@ export interface PredecessorHandlers {
 }
 
 export interface HandoverServer {
+  /** Whether the path is still ours: the one of two that were complete in the same moment has it. */
+  isCurrent(): boolean;
   close(): void;
 }
 
@@ -43,7 +48,10 @@ export async function awaitSuccessor(
   logger: Logger,
   handlers: PredecessorHandlers,
 ): Promise<HandoverServer> {
-  const server: Server = createServer((socket) => serveSuccessor(socket, logger, handlers));
+  const successors = new Set<Socket>();
+  const server: Server = createServer((socket) =>
+    serveSuccessor(socket, successors, logger, handlers),
+  );
   server.on('error', (error) => logger.error('hand-over socket failed', { error: error.message }));
   const temporary = `${path}.${ownPid}`;
   rmSync(temporary, { force: true });
@@ -52,15 +60,25 @@ export async function awaitSuccessor(
     server.listen(temporary, resolve);
   });
   chmodSync(temporary, 0o600);
+  const { ino } = statSync(temporary);
   renameSync(temporary, path);
-  return { close: () => void server.close() };
+  return {
+    isCurrent: () => statSync(path, { throwIfNoEntry: false })?.ino === ino,
+    close: () => void server.close(),
+  };
 }
 
-function serveSuccessor(socket: Socket, logger: Logger, handlers: PredecessorHandlers): void {
-  let complete = false;
+function serveSuccessor(
+  socket: Socket,
+  successors: Set<Socket>,
+  logger: Logger,
+  handlers: PredecessorHandlers,
+): void {
+  successors.add(socket);
   socket.on('error', () => {});
   socket.on('close', () => {
-    if (!complete) handlers.onLost();
+    // Whoever was overtaken by another is not lost.
+    if (successors.delete(socket)) handlers.onLost();
   });
   readLines(socket, (line) => {
     const message = parseMessage(line);
@@ -68,9 +86,11 @@ function serveSuccessor(socket: Socket, logger: Logger, handlers: PredecessorHan
       logger.warn('hand-over ended: message not understood');
       socket.destroy();
     } else if (message.kind === 'serving') handlers.onServing(message.pod);
-    else if (!complete) {
-      complete = true;
+    else if (successors.has(socket)) {
+      successors.delete(socket);
       socket.end();
+      for (const overtaken of successors) overtaken.destroy();
+      successors.clear();
       handlers.onComplete();
     }
   });
@@ -130,6 +150,8 @@ export function removeDeadSockets(dir: string): void {
 export interface Predecessor {
   serving(pod: PodUid): void;
   complete(): void;
+  /** It has ended, or another successor was complete before us. Called once at most, not after `complete`. */
+  onGone(listener: () => void): void;
 }
 
 /** Whoever serves this node already; undefined when nobody does. */
@@ -153,9 +175,24 @@ export function findPredecessor(
     });
     socket.once('connect', () => {
       timer.cancel();
+      let listener: (() => void) | undefined;
+      let gone = false;
+      // Read, or its end would never be noticed.
+      socket.resume();
+      socket.on('close', () => {
+        gone = true;
+        listener?.();
+      });
       resolve({
         serving: (pod) => void socket.write(`${JSON.stringify({ serving: pod })}\n`),
-        complete: () => void socket.end(`${JSON.stringify({ complete: true })}\n`),
+        complete() {
+          listener = undefined;
+          socket.end(`${JSON.stringify({ complete: true })}\n`);
+        },
+        onGone(next) {
+          if (gone) next();
+          else listener = next;
+        },
       });
     });
   });

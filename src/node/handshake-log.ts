@@ -15,11 +15,17 @@ export interface HandshakeLog {
   failed(pod: PodUid, source: SocketAddress, error: MeshError): void;
 }
 
-export function createHandshakeLog(clock: Clock, logger: Logger): HandshakeLog {
+/** `count` is called for every one, with the code of its error. */
+export function createHandshakeLog(
+  clock: Clock,
+  logger: Logger,
+  count: (code: string) => void,
+): HandshakeLog {
   let shownMs = Number.NEGATIVE_INFINITY;
   let hidden = 0;
   return {
     failed(pod, source, error) {
+      count(error.code);
       const nowMs = clock.nowMs();
       if (nowMs - shownMs < PERIOD_MS) {
         hidden++;

@@ -10,7 +10,6 @@ import { MeshError } from '../base/errors.ts';
 import type { SocketAddress } from '../core/address.ts';
 import { PORTS } from '../core/pod.ts';
 import type { ServedPod, WorkerContext } from './context.ts';
-import { peerOfWorkload } from './edges.ts';
 import { admit } from './inbound-checks.ts';
 import type { EntryFacts } from './journal.ts';
 import { acceptedEnds, readOriginalDestination } from './pod-sockets.ts';
@@ -34,8 +33,8 @@ export function acceptPassthrough(context: WorkerContext, pod: ServedPod, socket
   const facts = (audited: readonly string[]): EntryFacts => ({
     edge: context.edges.get({
       reporter: 'destination',
-      source: peerOfWorkload(source, ''),
-      destination: peerOfWorkload(pod.workload(), ''),
+      source: context.edges.peer(source, ''),
+      destination: context.edges.peer(pod.workload(), ''),
       service: undefined,
       secured: false,
     }),

@@ -11,7 +11,6 @@ import type { SpiffeId } from '../core/identity.ts';
 import { receiveConnect, type RefusalStatus, type TunnelRequest } from '../tunnel/server.ts';
 import { PORTS } from '../core/pod.ts';
 import type { ServedPod, WorkerContext } from './context.ts';
-import { metadataOf, peerOfMetadata, peerOfWorkload } from './edges.ts';
 import { admit, targetOfAuthority, type Admission } from './inbound-checks.ts';
 import type { EntryFacts } from './journal.ts';
 import { acceptedEnds, type AcceptedEnds } from './pod-sockets.ts';
@@ -63,8 +62,8 @@ function entryFacts(
   const known = context.state.workloads.atAddress(settings?.network ?? '', ends.source.ip);
   const source =
     known === undefined && request !== undefined
-      ? peerOfMetadata(request.source, peer)
-      : peerOfWorkload(known, peer);
+      ? context.edges.claimedPeer(request.baggage, peer)
+      : context.edges.peer(known, peer);
   const host = request?.forwarded.host ?? '';
   const service =
     host === ''
@@ -74,7 +73,7 @@ function entryFacts(
     edge: context.edges.get({
       reporter: 'destination',
       source,
-      destination: peerOfWorkload(pod.workload(), pod.identity),
+      destination: context.edges.peer(pod.workload(), pod.identity),
       service: service === undefined ? undefined : context.state.services.get(service),
       secured: true,
     }),
@@ -180,7 +179,7 @@ function deliver(
   );
   const entry = context.journal.begin(facts, startMs);
   const accepted = request.accept(
-    metadataOf(admission.workload),
+    context.edges.baggage(admission.workload),
     (stream) =>
       runRelay(
         context,

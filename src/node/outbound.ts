@@ -18,15 +18,15 @@ import type { Service, Workload } from '../core/workload.ts';
 import { H2_ERROR, type H2Stream } from '../http/h2/contract.ts';
 import type { ConnectionHandle, Destination, EndpointDestination } from '../state/contract.ts';
 import { connectTunnel } from '../tunnel/client.ts';
-import { formatBaggage, formatForwarded, formatTraceparent } from '../tunnel/metadata.ts';
+import { formatForwarded, formatTraceparent } from '../tunnel/metadata.ts';
 import { isForbiddenPort, type ServedPod, type WorkerContext } from './context.ts';
-import { metadataOf, peerOfMetadata, peerOfWorkload } from './edges.ts';
 import { admit } from './inbound-checks.ts';
 import type { EntryFacts, JournalEntry } from './journal.ts';
 import { acceptedEnds, readOriginalDestination, type AcceptedEnds } from './pod-sockets.ts';
 import { relaySockets } from './relay-sockets.ts';
 import { relayStream } from './relay-stream.ts';
 import { runRelay } from './run-relay.ts';
+import { bypassError } from './waypoint-guard.ts';
 
 /** Endpoints tried for one connection. */
 const ATTEMPTS_MAX = 3;
@@ -43,6 +43,14 @@ const BROKEN_TUNNEL: ReadonlySet<ErrorCode> = new Set([
   'MESH_CONNECTION_CLOSED',
   'MESH_HTTP2_GOAWAY',
 ]);
+/**
+ * A waypoint that does not serve what we take to it: one of us has not heard yet that the two are bound, or are no
+ * longer (seen when a waypoint was deleted under load). Asked again until both can have heard: after 50 ms and each
+ * time twice as long, 1.55 s in all, so that one which is bound wrongly costs few requests.
+ */
+const UNSERVED: ReadonlySet<string> = new Set(['400', '503']);
+const STRANGE_WAYPOINT_MS = 50;
+const STRANGE_WAYPOINTS_MAX = 5;
 /** Times a destination may turn out to be not known yet. */
 const LOOKUPS_MAX = 4;
 
@@ -90,6 +98,7 @@ class OutboundConnection {
   #load: ConnectionHandle | undefined;
   #attempts = 0;
   #brokenTunnels = 0;
+  #strangeWaypoints = 0;
   #lookups = 0;
   #settled = false;
   /** Facts of the destination tried last, for the record. */
@@ -97,6 +106,7 @@ class OutboundConnection {
   #workload: Workload | undefined;
   #hop: SocketAddress;
   #transport: 'hbone' | 'direct' | 'plaintext' = 'plaintext';
+  #throughWaypoint = false;
 
   constructor(
     context: WorkerContext,
@@ -131,7 +141,7 @@ class OutboundConnection {
     this.#cancel();
     this.#load?.end();
     this.#socket.resetAndDestroy();
-    const facts = this.#facts(peerOfWorkload(this.#workload, ''), false);
+    const facts = this.#facts(this.#context.edges.peer(this.#workload, ''), false);
     this.#context.journal.refuse(facts, this.#startMs, error);
   }
 
@@ -139,7 +149,7 @@ class OutboundConnection {
     return {
       edge: this.#context.edges.get({
         reporter: 'source',
-        source: peerOfWorkload(this.#pod.workload(), this.#pod.identity),
+        source: this.#context.edges.peer(this.#pod.workload(), this.#pod.identity),
         destination,
         service: this.#service,
         secured,
@@ -155,15 +165,25 @@ class OutboundConnection {
   }
 
   #resolve(): void {
-    const { state } = this.#context;
     const client = this.#pod.workload();
     if (client === undefined) {
       this.#lookUp([this.#pod.captured.pod.workloadUid]);
       return;
     }
-    const destination = state.resolveDestination(this.original, client, this.#excluded);
-    if (destination.kind === 'pending') this.#lookUp(destination.names);
-    else this.#connect(destination);
+    const destination = this.#choose(client);
+    if (destination.kind === 'pending') {
+      this.#lookUp(destination.names);
+      return;
+    }
+    const leaves = destination.kind === 'endpoint' || destination.kind === 'passthrough';
+    const bypass = leaves ? bypassError(destination, client) : undefined;
+    if (bypass === undefined) this.#connect(destination);
+    else this.fail(bypass);
+  }
+
+  #choose(client: Workload): Destination {
+    const { state } = this.#context;
+    return state.resolveDestination(this.original, client, this.#excluded, this.#ends.source.ip);
   }
 
   #lookUp(names: readonly string[]): void {
@@ -189,6 +209,7 @@ class OutboundConnection {
   #connect(destination: Exclude<Destination, { kind: 'pending' }>): void {
     this.#attempts++;
     this.#service = destination.service;
+    this.#throughWaypoint = destination.kind === 'waypoint';
     switch (destination.kind) {
       case 'passthrough':
         this.#workload = undefined;
@@ -232,6 +253,15 @@ class OutboundConnection {
     if (this.#settled) return;
     this.#load?.end();
     this.#load = undefined;
+    if (this.#throughWaypoint && UNSERVED.has(String(error.details['status']))) {
+      if (this.#strangeWaypoints < STRANGE_WAYPOINTS_MAX) {
+        this.#attempts--;
+        const delayMs = STRANGE_WAYPOINT_MS * 2 ** this.#strangeWaypoints++;
+        const timer = this.#context.clock.after(delayMs, () => this.#resolve());
+        this.#cancel = () => timer.cancel();
+        return;
+      }
+    }
     const uid = this.#workload?.uid;
     const client = this.#pod.workload();
     if (!error.retryable || uid === undefined || client === undefined) {
@@ -248,7 +278,7 @@ class OutboundConnection {
       return;
     }
     this.#excluded.add(uid);
-    const next = this.#context.state.resolveDestination(this.original, client, this.#excluded);
+    const next = this.#choose(client);
     // The reason of the endpoint that failed says more than "no other endpoint is left".
     if (next.kind === 'refused' || next.kind === 'pending') this.fail(error);
     else this.#connect(next);
@@ -263,7 +293,7 @@ class OutboundConnection {
           far.destroy();
           return;
         }
-        const facts = this.#facts(peerOfWorkload(this.#workload, ''), false);
+        const facts = this.#facts(this.#context.edges.peer(this.#workload, ''), false);
         const entry = this.#context.journal.begin(facts, this.#startMs);
         const load = this.#load;
         runRelay(
@@ -311,12 +341,12 @@ class OutboundConnection {
           address: hop,
         },
         authority: formatSocketAddress(authority),
-        baggage: formatBaggage(metadataOf(own)),
+        baggage: context.edges.baggage(own),
         forwarded: formatForwarded(this.#ends.source, this.#service?.hostname ?? ''),
         traceparent: this.#traceparent,
       },
       {
-        onOpen: (stream, metadata) => {
+        onOpen: (stream, baggage) => {
           if (!this.#take()) {
             stream.reset(H2_ERROR.CANCEL);
             return;
@@ -324,8 +354,8 @@ class OutboundConnection {
           const principal = identities[0] ?? '';
           const peer =
             this.#workload === undefined
-              ? peerOfMetadata(metadata, principal)
-              : peerOfWorkload(this.#workload, principal);
+              ? context.edges.claimedPeer(baggage, principal)
+              : context.edges.peer(this.#workload, principal);
           const entry = context.journal.begin(this.#facts(peer, true), this.#startMs);
           this.#relayTunnel(stream, entry);
         },
@@ -356,11 +386,11 @@ class OutboundConnection {
     const sourceIp = this.#ends.source.ip;
     const admission = admit(context, target, this.#pod.identity, sourceIp, address);
     const inboundFacts = (): EntryFacts => ({
-      ...this.#facts(peerOfWorkload(workload, target.identity), true),
+      ...this.#facts(this.#context.edges.peer(workload, target.identity), true),
       edge: context.edges.get({
         reporter: 'destination',
-        source: peerOfWorkload(this.#pod.workload(), this.#pod.identity),
-        destination: peerOfWorkload(workload, target.identity),
+        source: this.#context.edges.peer(this.#pod.workload(), this.#pod.identity),
+        destination: this.#context.edges.peer(workload, target.identity),
         service: this.#service,
         secured: true,
       }),
@@ -379,7 +409,7 @@ class OutboundConnection {
           far.destroy();
           return;
         }
-        const facts = this.#facts(peerOfWorkload(workload, target.identity), true);
+        const facts = this.#facts(this.#context.edges.peer(workload, target.identity), true);
         const source = context.journal.begin(facts, this.#startMs);
         const destination = context.journal.begin(inboundFacts(), this.#startMs);
         const load = this.#load;
@@ -416,7 +446,7 @@ class OutboundConnection {
     if (this.#socket.destroyed) {
       this.#load?.end();
       const error = new MeshError('MESH_CONNECTION_RESET', 'The application left while connecting');
-      const facts = this.#facts(peerOfWorkload(this.#workload ?? undefined, ''), false);
+      const facts = this.#facts(this.#context.edges.peer(this.#workload, ''), false);
       this.#context.journal.refuse(facts, this.#startMs, error);
       return false;
     }

@@ -7,6 +7,7 @@ import type { Socket } from 'node:net';
 
 import type { Clock } from '../base/clock.ts';
 import type { Logger } from '../base/logger.ts';
+import type { Random } from '../base/random.ts';
 import { formatIdentity } from '../core/identity.ts';
 import type { CapturedPod, PodUid } from '../core/pod.ts';
 import { closeDescriptor, duplicateDescriptor } from '../linux/descriptors.ts';
@@ -20,6 +21,7 @@ import { openPodSockets } from './pod-sockets.ts';
 
 export interface PodsOptions {
   readonly clock: Clock;
+  readonly random: Random;
   readonly logger: Logger;
   readonly native: Native;
   readonly state: NodeState;
@@ -55,6 +57,8 @@ export interface Pods {
 
 interface Entry {
   readonly served: ServedPod;
+  /** Takes what may differ for the same pod: addresses, probe ports. */
+  readonly update: (captured: CapturedPod) => void;
   listeners: PodListeners;
   released: boolean;
 }
@@ -70,7 +74,7 @@ function same(a: CapturedPod, b: CapturedPod): boolean {
 }
 
 export function createPods(options: PodsOptions): Pods {
-  const { clock, logger, native, state } = options;
+  const { clock, random, logger, native, state } = options;
   const entries = new Map<PodUid, Entry>();
   const failures = new Map<PodUid, string>();
   const released = new Set<PodUid>();
@@ -97,15 +101,19 @@ export function createPods(options: PodsOptions): Pods {
   const open = (captured: CapturedPod): void => {
     const { podUid: uid, workloadUid } = captured.pod;
     try {
-      const sockets = openPodSockets(native, clock, captured, options.dialQueue);
+      const sockets = openPodSockets(native, clock, random, captured, options.dialQueue);
+      let current = captured;
       const served: ServedPod = {
-        captured,
+        get captured() {
+          return current;
+        },
         uid,
         identity: formatIdentity(captured.pod),
         sockets,
         workload: () => state.workloads.get(workloadUid),
       };
-      entries.set(uid, { served, listeners: listen(served), released: false });
+      const update = (next: CapturedPod): void => void (current = next);
+      entries.set(uid, { served, update, listeners: listen(served), released: false });
       failures.delete(uid);
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error);
@@ -131,7 +139,10 @@ export function createPods(options: PodsOptions): Pods {
       }
       for (const uid of failures.keys()) if (!wanted.has(uid)) failures.delete(uid);
       for (const [uid, item] of wanted) {
-        if (!entries.has(uid) && !released.has(uid)) open(item);
+        const entry = entries.get(uid);
+        // Addresses come later than the pod; everything else that is new made it another entry.
+        if (entry !== undefined) entry.update(item);
+        else if (!released.has(uid)) open(item);
       }
       options.onChange();
     },

@@ -5,7 +5,7 @@
  * - Bytes are passed on exactly, a FIN as a FIN of that direction only, in any order (F30).
  * - A reset, or any other way an end fails, reaches the other end as a reset and never as a FIN (F31). If the
  *   failing end had sent its FIN before, the other end gets all that came before it, and is then closed.
- * - At most one read per direction (128 KiB) waits in the process between two sockets; between a socket and
+ * - At most one read per direction (125 KiB) waits in the process between two sockets; between a socket and
  *   a stream at most that stream's window (F36).
  * - The sweep looks at every relay now and then: it ends those idle for too long and finds dead peers that
  *   nothing is being read from. There are no timers per connection.

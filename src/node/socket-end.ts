@@ -3,8 +3,11 @@
  * closes in the way it is told to.
  *
  * Bytes to write arrive as a view of a buffer that somebody reads into. The rule that keeps one connection's
- * bytes out of another (design 3.5) lives in `take`: a buffer that cannot be given away is copied before
- * the write, one that can is given away when the write is still pending after it.
+ * bytes out of another (design 3.5) lives in `take`: what the kernel does not take at once is copied before the
+ * write that waits, unless its buffer can be given away.
+ *
+ * Whatever can be written at once is, by write(2) itself: Node's way costs 3 µs more, and its write may keep the
+ * bytes (measured; a small request and its answer pass here four times).
  */
 
 import type { Socket } from 'node:net';
@@ -12,6 +15,7 @@ import type { Socket } from 'node:net';
 import type { ReadBuffers } from '../base/buffer-pool.ts';
 import { errorFromNode, MeshError } from '../base/errors.ts';
 import { readSocket, type SocketReader } from '../base/socket-reader.ts';
+import { writeToSocket } from '../linux/descriptors.ts';
 
 export interface SocketEndHandlers {
   /** As in `SocketReaderHandlers`. */
@@ -88,8 +92,10 @@ export class SocketEnd {
     const socket = this.#socket;
     if (socket.destroyed || socket.writableEnded) return true;
     this.bytesTaken += view.byteLength;
+    const rest = this.#writeNow(view);
+    if (rest === undefined) return true;
     const { detachable } = source;
-    socket.write(detachable ? view : Buffer.from(view), this.#onWritten);
+    socket.write(detachable ? rest : Buffer.from(rest), this.#onWritten);
     if (socket.writableLength === 0) return true;
     this.#pending = true;
     this.#waitingBytes += view.byteLength;
@@ -183,6 +189,15 @@ export class SocketEnd {
     return collected;
   }
 
+  /** Returns what the kernel has not taken. */
+  #writeNow(view: Buffer): Buffer | undefined {
+    const socket = this.#socket;
+    if (socket.writableLength > 0 || socket.connecting) return view;
+    const written = writeToSocket(socket, view);
+    if (written === view.byteLength) return undefined;
+    return written === 0 ? view : view.subarray(written);
+  }
+
   readonly #onTurnEnd = (): void => {
     this.#flushScheduled = false;
     if (!this.#pending) this.#flush();
@@ -198,7 +213,8 @@ export class SocketEnd {
       return;
     }
     const bytes = this.#collectedBytes;
-    socket.write(collected.subarray(0, bytes), this.#onWritten);
+    const rest = this.#writeNow(collected.subarray(0, bytes));
+    if (rest !== undefined) socket.write(rest, this.#onWritten);
     if (socket.writableLength === 0) {
       this.#buffers.recycle(collected);
       this.#handlers.onTaken(bytes);

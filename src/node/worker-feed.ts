@@ -5,33 +5,23 @@
  */
 
 import type { Clock } from '../base/clock.ts';
-import { sleep } from '../base/clock.ts';
-import type { Result } from '../base/result.ts';
 import type { PodUid } from '../core/pod.ts';
 import { formatIdentity, parseIdentity, type SpiffeId } from '../core/identity.ts';
+import { applyInSlices } from '../discovery/apply-in-slices.ts';
 import type { TypeSubscription } from '../discovery/client.ts';
-import type { TypeUpdate } from '../discovery/client-type.ts';
 import {
   decodeCapturedPod,
   decodeNodeSettings,
   decodeTrustBundle,
   decodeWorkloadSecret,
 } from '../discovery/codec-local.ts';
-import { decodeAuditPolicy, decodeAuthorization } from '../discovery/codec-policy.ts';
-import { decodeAddress } from '../discovery/codec-workload.ts';
+import { addressSubscription, policySubscriptions } from '../discovery/state-subscriptions.ts';
 import { TYPE_URL } from '../discovery/type-urls.ts';
 import type { Rejection } from '../discovery/wire-messages.ts';
-import type { WireResource } from '../discovery/wire-resource.ts';
 import { createTrustBundle } from '../identity/trust-bundle.ts';
 import { createWorkloadCertificate } from '../identity/workload-certificate.ts';
-import type { Policy } from '../core/policy.ts';
-import type { Service, Workload } from '../core/workload.ts';
 import type { NodeState } from '../state/contract.ts';
 import type { Credentials } from './credentials.ts';
-
-const SLICE_MS = 5;
-/** Resources between two looks at the clock. */
-const SLICE_STEP = 32;
 
 export interface WorkerFeedOptions {
   readonly clock: Clock;
@@ -39,46 +29,10 @@ export interface WorkerFeedOptions {
   readonly credentials: Credentials;
 }
 
-/** Decodes `resources` in slices; `use` gets each slice's values, all rejected ones are returned. */
-async function inSlices<T>(
-  clock: Clock,
-  resources: readonly WireResource[],
-  decode: (body: Uint8Array) => Result<T>,
-  use: (values: T[]) => void,
-): Promise<Rejection[]> {
-  const rejections: Rejection[] = [];
-  let values: T[] = [];
-  let sliceStartMs = clock.nowMs();
-  for (const [index, { name, body }] of resources.entries()) {
-    const decoded = decode(body);
-    if (decoded.ok) values.push(decoded.value);
-    else rejections.push({ name, reason: decoded.error.message });
-    if (index % SLICE_STEP !== SLICE_STEP - 1 || clock.nowMs() - sliceStartMs < SLICE_MS) continue;
-    use(values);
-    values = [];
-    await sleep(clock, 0);
-    sliceStartMs = clock.nowMs();
-  }
-  use(values);
-  return rejections;
-}
-
 export function workerSubscriptions(options: WorkerFeedOptions): readonly TypeSubscription[] {
   const { clock, state, credentials } = options;
   const roots = new Map<string, readonly string[]>();
   let bundleGeneration = 0;
-
-  const policies = (
-    decode: (body: Uint8Array) => Result<Policy>,
-    apply: (policies: Policy[], removed: readonly string[]) => void,
-  ): ((update: TypeUpdate) => Promise<readonly Rejection[]>) => {
-    return async ({ resources, removed }) => {
-      // What is new first: between the slices a pod must not be without the policy that replaces another one.
-      const rejections = await inSlices(clock, resources, decode, (values) => apply(values, []));
-      apply([], removed);
-      return rejections;
-    };
-  };
 
   const applyRoots = (): void => {
     if (roots.size === 0) return;
@@ -91,7 +45,7 @@ export function workerSubscriptions(options: WorkerFeedOptions): readonly TypeSu
       typeUrl: TYPE_URL.nodeSettings,
       mode: 'wildcard',
       apply: ({ resources }) =>
-        inSlices(clock, resources, decodeNodeSettings, (values) => {
+        applyInSlices(clock, resources, decodeNodeSettings, (values) => {
           for (const settings of values) state.applySettings(settings);
         }),
     },
@@ -100,43 +54,15 @@ export function workerSubscriptions(options: WorkerFeedOptions): readonly TypeSu
       mode: 'wildcard',
       async apply({ resources, removed }) {
         for (const name of removed) roots.delete(name);
-        const rejections = await inSlices(clock, resources, decodeTrustBundle, (values) => {
+        const rejections = await applyInSlices(clock, resources, decodeTrustBundle, (values) => {
           for (const { trustDomain, rootPems } of values) roots.set(trustDomain, rootPems);
         });
         applyRoots();
         return rejections;
       },
     },
-    {
-      typeUrl: TYPE_URL.authorization,
-      mode: 'wildcard',
-      apply: policies(decodeAuthorization, (values, removed) =>
-        state.applyPolicies({ policies: values, removed }),
-      ),
-    },
-    {
-      typeUrl: TYPE_URL.auditPolicy,
-      mode: 'wildcard',
-      apply: policies(decodeAuditPolicy, (values, removed) =>
-        state.applyAuditPolicies({ policies: values, removed }),
-      ),
-    },
-    {
-      typeUrl: TYPE_URL.address,
-      mode: 'on-demand',
-      async apply({ resources, removed }) {
-        if (removed.length > 0) state.applyAddresses({ removed });
-        return inSlices(clock, resources, decodeAddress, (values) => {
-          const workloads: Workload[] = [];
-          const services: Service[] = [];
-          for (const value of values) {
-            if (value.kind === 'workload') workloads.push(value.workload);
-            else services.push(value.service);
-          }
-          state.applyAddresses({ workloads, services });
-        });
-      },
-    },
+    ...policySubscriptions(clock, state),
+    addressSubscription(clock, state, 'on-demand'),
     {
       typeUrl: TYPE_URL.workloadSecret,
       mode: 'wildcard',
@@ -168,7 +94,7 @@ export function workerSubscriptions(options: WorkerFeedOptions): readonly TypeSu
       mode: 'wildcard',
       apply: ({ resources, removed }) => {
         if (removed.length > 0) state.applyCapturedPods({ removed: removed as readonly PodUid[] });
-        return inSlices(clock, resources, decodeCapturedPod, (pods) =>
+        return applyInSlices(clock, resources, decodeCapturedPod, (pods) =>
           state.applyCapturedPods({ pods }),
         );
       },

@@ -99,7 +99,9 @@ export function createWorker(options: WorkerOptions): Worker {
     edges: createEdges(),
     pool,
     handshakes,
-    handshakeLog: createHandshakeLog(clock, logger),
+    handshakeLog: createHandshakeLog(clock, logger, (code) =>
+      options.reporter.handshakeFailed(code),
+    ),
     sessions,
     servedPod: (uid) => pods.get(uid),
     credentials: (identity) => credentials.get(identity),
@@ -133,6 +135,7 @@ export function createWorker(options: WorkerOptions): Worker {
 
   const pods = createPods({
     clock,
+    random: options.random,
     logger,
     native: options.native,
     state,

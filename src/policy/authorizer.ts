@@ -26,8 +26,14 @@ interface Remembered {
   readonly set: PolicySet;
 }
 
-/** Policies and targets must never be changed in place: a new version is a new object. */
-export function createAuthorizer(source: PolicySource): Authorizer {
+/**
+ * Policies and targets must never be changed in place: a new version is a new object. `skips` names policies of a
+ * target that are not for this judge. Default: none.
+ */
+export function createAuthorizer(
+  source: PolicySource,
+  skips: (key: string) => boolean = () => false,
+): Authorizer {
   const compiled = new WeakMap<Policy, CompiledPolicy>();
   const sets = new WeakMap<PolicyTarget, Remembered>();
   const compile = (policy: Policy): CompiledPolicy => {
@@ -41,7 +47,9 @@ export function createAuthorizer(source: PolicySource): Authorizer {
   const policySet = (target: PolicyTarget): PolicySet => {
     let remembered = sets.get(target);
     if (remembered === undefined || remembered.version !== source.version) {
-      remembered = { version: source.version, set: selectPolicies(source, target, compile) };
+      const authorizationPolicies = target.authorizationPolicies.filter((key) => !skips(key));
+      const judged = { namespace: target.namespace, authorizationPolicies };
+      remembered = { version: source.version, set: selectPolicies(source, judged, compile) };
       sets.set(target, remembered);
     }
     return remembered.set;

@@ -60,7 +60,7 @@ export function subjectOf(facts: ConnectionFacts): Subject | undefined {
   };
 }
 
-type Test = (subject: Subject) => boolean;
+export type Test = (subject: Subject) => boolean;
 
 export interface CompiledPolicy {
   readonly policy: Policy;
@@ -91,8 +91,8 @@ function compileClause(clause: PolicyClause, problems: string[]): Test {
   return (subject) => matches.some((tests) => tests.every((test) => test(subject)));
 }
 
-/** The tests that must all pass; none when no field is set. */
-function compileMatch(match: PolicyMatch, problems: string[]): Test[] {
+/** The tests that must all pass; none when no field is set. What is wrong is added to `problems`. */
+export function compileMatch(match: PolicyMatch, problems: string[]): Test[] {
   const tests: Test[] = [];
   const add = <V>(wanted: readonly V[], unwanted: readonly V[], hits: Hits<V>): void => {
     if (wanted.length > 0) tests.push((subject) => wanted.some((value) => hits(value, subject)));
@@ -130,7 +130,7 @@ const hitsSource: Hits<AddressMask> = (mask, subject) => maskContains(mask, subj
 const hitsDestination: Hits<AddressMask> = (mask, subject) =>
   maskContains(mask, subject.destinationIp);
 
-function matchesText(match: StringMatch, text: string): boolean {
+export function matchesText(match: StringMatch, text: string): boolean {
   switch (match.kind) {
     case 'exact':
       return text === match.value;

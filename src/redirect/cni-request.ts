@@ -10,7 +10,7 @@ import { parseAddress, type IpAddress } from '../core/address.ts';
 import { isNamespaceName, isServiceAccountName } from '../core/identity.ts';
 import type { PodUid } from '../core/pod.ts';
 
-export type CniCommand = 'add' | 'del';
+export type CniCommand = 'add' | 'del' | 'check';
 
 export interface CniRequest {
   readonly command: CniCommand;

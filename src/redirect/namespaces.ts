@@ -33,8 +33,11 @@ export interface PodNamespaces {
    * or that another pod has (T122), with `MESH_LIMIT_EXCEEDED` past `PODS_MAX`.
    */
   learn(request: CniRequest): Promise<PodNamespace>;
-  /** After a CNI DEL of the sandbox: an older sandbox's DEL does not forget a newer one. */
-  forget(podUid: PodUid, containerId: string): Promise<void>;
+  /**
+   * After a CNI DEL of the sandbox: an older sandbox's DEL does not forget a newer one. Whether it was the one
+   * remembered.
+   */
+  forget(podUid: PodUid, containerId: string): Promise<boolean>;
   /** Drops what is remembered of pods that are no longer on this node. */
   keepOnly(podUids: ReadonlySet<PodUid>): Promise<void>;
 }
@@ -47,6 +50,8 @@ export const PROCESSES_MAX = 131_072;
 export interface PodNamespacesOptions {
   /** Folder for the registry file; made by the caller, private to us. */
   readonly stateDir: string;
+  /** Where the host's file system is seen, before the paths that the CNI names. Default: it is our own. */
+  readonly hostRoot?: string;
   /** Where proc is mounted with the host's processes. Default `/proc`. */
   readonly procDir?: string;
 }
@@ -57,7 +62,7 @@ export async function openPodNamespaces(
   options: PodNamespacesOptions,
 ): Promise<PodNamespaces> {
   const { logger } = context;
-  const procDir = options.procDir ?? '/proc';
+  const { procDir = '/proc', hostRoot = '' } = options;
   const file = join(options.stateDir, 'pod-namespaces.json');
   const entries = new Map<PodUid, RegistryEntry>();
   const stored = await readRegistry(file);
@@ -97,7 +102,8 @@ export async function openPodNamespaces(
     findAll,
     find: async (podUid) => (await findAll(new Set([podUid]))).get(podUid),
     async learn(request) {
-      const { podUid, netnsPath, containerId } = request;
+      const { podUid, containerId } = request;
+      const netnsPath = `${hostRoot}${withoutLink(request.netnsPath, hostRoot)}`;
       if (!entries.has(podUid) && entries.size >= PODS_MAX) {
         const message = `Cannot remember more than ${PODS_MAX} pods; are CNI DEL requests lost`;
         throw new MeshError('MESH_LIMIT_EXCEEDED', message);
@@ -116,9 +122,10 @@ export async function openPodNamespaces(
       return { netnsPath, netnsInode };
     },
     async forget(podUid, containerId) {
-      if (entries.get(podUid)?.containerId !== containerId) return;
+      if (entries.get(podUid)?.containerId !== containerId) return false;
       entries.delete(podUid);
       await save();
+      return true;
     },
     async keepOnly(podUids) {
       const gone = [...entries.keys()].filter((podUid) => !podUids.has(podUid));
@@ -126,6 +133,14 @@ export async function openPodNamespaces(
       if (gone.length > 0) await save();
     },
   };
+}
+
+/**
+ * Seen through `/proc/PID/root`, an absolute link leads into our own root instead of the host's (tried): container
+ * runtimes say `/var/run/netns/…`, where `/var/run` is a link to `/run` (FHS 3.0).
+ */
+function withoutLink(path: string, hostRoot: string): string {
+  return hostRoot === '' ? path : path.replace(/^\/var\/run\//, '/run/');
 }
 
 /** Whether a remembered path still leads to the remembered namespace. */

@@ -6,6 +6,10 @@
  *   neither redirected midway nor reset;
  * - flushing chains keeps live captured connections, deleting the table resets them, so rules are replaced by
  *   flush and add, and un-enrolling flushes the two nat chains;
+ * - a connection that we make with a client's address takes any free port, and the same client may itself have one
+ *   from that port to the same place. In one conntrack zone the two are one entry: the older is never answered
+ *   again, or the newer. So ours are tracked in a zone of their own in the original direction, and their answers
+ *   in the common one, where NAT sees the clash and maps the port;
  * - nobody listening on 15001 and 15006 means RST in both directions: the rules alone let nothing through.
  */
 
@@ -28,12 +32,20 @@ export const PROBE_PORTS_MAX = 64;
 const hex = (value: number): string => `0x${value.toString(16)}`;
 const MASK = hex(MARK_MASK);
 const OWN = hex(PACKET_MARK);
+/** Connections that we make inside the pod; connection tracking's own default is 0. */
+const OWN_ZONE = 1;
 const KEPT = hex(CONNECTION_MARK);
 /** The complement of the mask in 32 bits. */
 const OTHER_BITS = hex(~MARK_MASK >>> 0);
 const FIRST_PACKET = 'tcp flags & (fin | syn | rst | ack) == syn';
 
 const CHAINS = `table ${RULE_TABLE} {
+  chain zone_prerouting {
+    type filter hook prerouting priority raw; policy accept;
+  }
+  chain zone_output {
+    type filter hook output priority raw; policy accept;
+  }
   chain mangle_prerouting {
     type filter hook prerouting priority mangle; policy accept;
   }
@@ -56,6 +68,12 @@ const CHAINS = `table ${RULE_TABLE} {
 export function formatPodRules(probePorts: readonly number[]): string {
   return `${CHAINS}flush table ${RULE_TABLE}
 table ${RULE_TABLE} {
+  chain zone_prerouting {
+    iif lo meta mark & ${MASK} == ${OWN} ct original zone set ${OWN_ZONE}
+  }
+  chain zone_output {
+    oif lo meta mark & ${MASK} == ${OWN} ct original zone set ${OWN_ZONE}
+  }
   chain mangle_prerouting {
     meta mark & ${MASK} == ${OWN} ct mark set ct mark & ${OTHER_BITS} | ${KEPT}
   }

@@ -1,7 +1,7 @@
 /**
  * The folder through which the CNI script asks the agent to capture a pod, and waits for the answer. It holds
- * no credentials and needs no socket: the script writes `<id>.add` or `<id>.del` (under another name first, then
- * renamed), the agent answers with `<id>.ok` or `<id>.error`, whose text is the reason, and removes the request.
+ * no credentials and needs no socket: the script writes `<id>.add`, `<id>.del` or `<id>.check` (under another name
+ * first, then renamed), the agent answers with `<id>.ok` or `<id>.error`, whose text is the reason, and removes the request.
  *
  * - the folder is root's (or ours) and closed to all others, checked at start (T122);
  * - only whole, regular files of root (or ours), reached without following links, are read, up to 64 KiB;
@@ -64,7 +64,7 @@ export const SPOOL_STALE_MS = 600_000;
 const ERROR_TEXT_MAX = 1_000;
 /** Answers, and our and the script's unfinished files. Anything else in the folder is not ours to remove. */
 const LEFTOVER_NAME = /^\..|\.(?:ok|error)$/;
-const REQUEST_NAME = /^([A-Za-z0-9][A-Za-z0-9_.-]{0,190})\.(add|del)$/;
+const REQUEST_NAME = /^([A-Za-z0-9][A-Za-z0-9_.-]{0,190})\.(add|del|check)$/;
 
 /** Creates the folder if need be and starts looking. Throws `MESH_CONFIG_INVALID` when others can write to it. */
 export function openSpool(options: SpoolOptions): Spool {

@@ -174,6 +174,8 @@ export interface ServiceView {
   atAddress(network: string, ip: IpAddress, clientNamespace: string): Service | undefined;
   /** All workloads that name it, usable or not. */
   endpoints(key: ServiceKey): Iterable<Workload>;
+  /** Another number whenever one of them came, went or changed; 0 without any. */
+  endpointsVersion(key: ServiceKey): number;
   all(): Iterable<Service>;
 }
 
@@ -226,12 +228,14 @@ export interface NodeState {
 
   /**
    * Where a connection goes that `client` opened to `original`. Endpoints whose uid is in `exclude` (dials
-   * that failed) are left out. Chooses anew on every call; counts nothing until `beginConnection`.
+   * that failed) are left out. Chooses anew on every call, but by `source`, the client's address, where the
+   * service wants its clients to stay where they are; counts nothing until `beginConnection`.
    */
   resolveDestination(
     original: SocketAddress,
     client: Client,
     exclude?: ReadonlySet<string>,
+    source?: IpAddress,
   ): Destination;
   /**
    * Asks for the names where needed and resolves when each is known, be it as "there is none". Rejects with

@@ -16,11 +16,13 @@ const PICKERS_MAX = 64;
 
 interface ServiceMembers {
   readonly records: Set<WorkloadRecord>;
+  version: number;
   pickers: Map<string, EndpointPicker> | undefined;
 }
 
 export class EndpointIndex {
   readonly #services = new Map<ServiceKey, ServiceMembers>();
+  #version = 0;
   /** Location of a client as a text; clients are few objects used often. */
   readonly #locations = new WeakMap<Client, string>();
 
@@ -35,10 +37,11 @@ export class EndpointIndex {
     for (const key of after.services.keys()) {
       let members = this.#services.get(key);
       if (members === undefined) {
-        members = { records: new Set(), pickers: undefined };
+        members = { records: new Set(), version: 0, pickers: undefined };
         this.#services.set(key, members);
       }
       members.records.add(record);
+      members.version = ++this.#version;
       if (members.pickers === undefined) continue;
       for (const picker of members.pickers.values()) picker.update(record);
     }
@@ -48,6 +51,11 @@ export class EndpointIndex {
   serviceChanged(key: ServiceKey): void {
     const members = this.#services.get(key);
     if (members !== undefined) members.pickers = undefined;
+  }
+
+  /** Another number whenever a member came, went or changed; 0 without any. */
+  version(key: ServiceKey): number {
+    return this.#services.get(key)?.version ?? 0;
   }
 
   members(key: ServiceKey): ReadonlySet<WorkloadRecord> | undefined {
@@ -88,6 +96,7 @@ export class EndpointIndex {
     const members = this.#services.get(key);
     if (members === undefined) return;
     members.records.delete(record);
+    members.version = ++this.#version;
     if (members.records.size === 0) {
       this.#services.delete(key);
       return;

@@ -187,6 +187,7 @@ export function createNodeState(options: NodeStateOptions): NodeState {
     *endpoints(key) {
       for (const record of endpoints.members(key) ?? []) yield record.workload;
     },
+    endpointsVersion: (key) => endpoints.version(key),
     all: () => services.all(),
   };
 
@@ -244,8 +245,8 @@ export function createNodeState(options: NodeStateOptions): NodeState {
     onCapturedChange: (listener) => capturedListeners.add(listener),
     onSettingsChange: (listener) => settingsListeners.add(listener),
     onTrustChange: (listener) => trustListeners.add(listener),
-    resolveDestination: (original, client, exclude = NOBODY) =>
-      resolver.resolve(original, client, exclude),
+    resolveDestination: (original, client, exclude = NOBODY, source) =>
+      resolver.resolve(original, client, exclude, source),
     whenKnown: (wanted, waitOptions) => names.whenKnown(wanted, waitOptions),
     beginConnection(uid) {
       let end = workloads.begin(uid);

@@ -60,7 +60,13 @@ export class Resolver {
     this.#parts = parts;
   }
 
-  resolve(original: SocketAddress, client: Client, exclude: ReadonlySet<string>): Destination {
+  /** `source`: the client's address, for services whose clients stay with one endpoint. */
+  resolve(
+    original: SocketAddress,
+    client: Client,
+    exclude: ReadonlySet<string>,
+    source: IpAddress | undefined,
+  ): Destination {
     const found = this.#atAddress(client.network, original.ip, client.namespace);
     if (found === undefined) return { kind: 'passthrough', address: original, service: undefined };
     if ('pending' in found) return { kind: 'pending', names: found.pending };
@@ -69,7 +75,7 @@ export class Resolver {
       return this.#viaWaypoint(waypoint, found, original, client, exclude);
     }
     if (found.service !== undefined) {
-      return this.#toService(found.service, original, client, exclude);
+      return this.#toService(found.service, original, client, exclude, source);
     }
     if (found.workload === undefined) throw new Error('Neither a service nor a workload was found');
     return toEndpoint(found.workload, undefined, original);
@@ -93,12 +99,14 @@ export class Resolver {
     original: SocketAddress,
     client: Client,
     exclude: ReadonlySet<string>,
+    source: IpAddress | undefined,
   ): Destination {
     if (service.balancing.mode === 'PASSTHROUGH') {
       return { kind: 'passthrough', address: original, service };
     }
     const picker = this.#parts.endpoints.picker(service, original.port, client, false);
-    const workload = picker?.pick(this.#parts.random, exclude)?.workload;
+    const sticky = service.clientAffinity ? source : undefined;
+    const workload = picker?.pick(this.#parts.random, exclude, sticky)?.workload;
     if (workload === undefined) {
       const { names } = this.#parts;
       if (!names.onDemand && !names.synced) return { kind: 'pending', names: [] };

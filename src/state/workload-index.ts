@@ -14,6 +14,8 @@ export interface WorkloadRecord {
   workload: Workload;
   /** Connections open to it from here. */
   open: number;
+  /** Of its uid; made when first needed, by `endpoint-picker.ts`. */
+  uidHash: number | undefined;
 }
 
 /** One claimant alone, as nearly always, or all of them in the order of `compareClaims`. */
@@ -57,7 +59,7 @@ export class WorkloadIndex {
     let record = this.#records.get(uid);
     const before = record?.workload;
     if (record === undefined) {
-      record = this.#departed.get(uid) ?? { workload, open: 0 };
+      record = this.#departed.get(uid) ?? { workload, open: 0, uidHash: undefined };
       this.#departed.delete(uid);
       this.#records.set(uid, record);
     } else {

@@ -8,7 +8,7 @@
 
 import type { Logger } from '../base/logger.ts';
 import { formatSocketAddress } from '../core/address.ts';
-import type { ConnectionRecord, EdgePeer } from '../core/connection-record.ts';
+import type { ConnectionRecord, Edge, EdgePeer } from '../core/connection-record.ts';
 
 export interface AccessLog {
   record(record: ConnectionRecord): void;
@@ -27,15 +27,19 @@ function addText(fields: Fields, name: string, text: string): void {
   if (text !== '') fields[name] = text;
 }
 
-function fieldsOf(record: ConnectionRecord): Fields {
-  const { edge } = record;
+function edgeFields(edge: Edge): Fields {
   const isSecured = edge.securityPolicy === 'mutual_tls';
-  const fields: Fields = { 'src.addr': formatSocketAddress(record.sourceAddress) };
+  const fields: Fields = {};
   addPeer(fields, 'src', edge.source, isSecured);
-  fields['dst.addr'] = formatSocketAddress(record.destinationAddress);
-  addText(fields, 'dst.hbone_addr', record.hboneAuthority);
   addText(fields, 'dst.service', edge.destinationService);
   addPeer(fields, 'dst', edge.destination, isSecured);
+  return fields;
+}
+
+function fieldsOf(record: ConnectionRecord): Fields {
+  const fields: Fields = { 'src.addr': formatSocketAddress(record.sourceAddress) };
+  fields['dst.addr'] = formatSocketAddress(record.destinationAddress);
+  addText(fields, 'dst.hbone_addr', record.hboneAuthority);
   fields['direction'] = record.direction;
   fields['transport'] = record.transport;
   return fields;
@@ -43,13 +47,24 @@ function fieldsOf(record: ConnectionRecord): Fields {
 
 /** Lines go to `logger` with the field `scope`: `access` or `audit`. */
 export function createAccessLog(logger: Logger): AccessLog {
-  const access = logger.child({ scope: 'access' });
   const audit = logger.child({ scope: 'audit' });
+  /** Loggers that have the fields of an edge already: made once, not for every connection. */
+  const known = new WeakMap<Edge, Logger>();
+  const accessOf = (edge: Edge): Logger => {
+    let access = known.get(edge);
+    if (access === undefined) {
+      access = logger.child({ scope: 'access', ...edgeFields(edge) });
+      known.set(edge, access);
+    }
+    return access;
+  };
   return {
     record(record) {
+      const access = accessOf(record.edge);
       const fields = fieldsOf(record);
       if (record.audited.length > 0) {
-        audit.info('connection audited', { ...fields, policies: record.audited });
+        const all = { ...edgeFields(record.edge), ...fields, policies: record.audited };
+        audit.info('connection audited', all);
       }
       fields['bytes_sent'] = record.bytesSent;
       fields['bytes_recv'] = record.bytesReceived;

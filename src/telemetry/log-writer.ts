@@ -3,6 +3,8 @@
  *
  * - `write` never blocks and never throws. What does not fit into the queue is dropped and counted, and a line
  *   tells so once there is room again.
+ * - Lines of 20 ms go out together: a write costs more than making a line. Whoever ends the process flushes; one that
+ *   is killed takes the lines of its last 20 ms along.
  * - Lines stay whole, also when several processes share the descriptor: a pipe takes up to PIPE_BUF bytes as one
  *   piece or not at all, so nothing longer is written to one at once.
  * - `flushSync` is for the end of the process and waits for a slow reader, but not long.
@@ -12,18 +14,22 @@ import { closeSync, constants, fstatSync, openSync, write as writeFile, writeSyn
 import { Socket } from 'node:net';
 
 import type { Clock, Timer } from '../base/clock.ts';
+import { LineQueue } from './line-queue.ts';
 
 /** PIPE_BUF on Linux. */
 export const LOG_LINE_MAX_BYTES = 4096;
 const QUEUE_MAX_BYTES = 1024 * 1024;
 const RETRY_MS = 50;
+const GATHER_MS = 20;
+/** With so many bytes nothing is gained by waiting. */
+const GATHER_MAX_BYTES = 32 * 1024;
 const FLUSH_MAX_TRIES = 25;
 const FLUSH_WAIT_MS = 10;
 const FILE_BATCH_MAX_BYTES = 64 * 1024;
 
 export interface LogWriter {
-  /** Takes one line with its line break. */
-  write(line: string): void;
+  /** Takes one line with its line break. `bytes`: its length as UTF-8, counted here by default. */
+  write(line: string, bytes?: number): void;
   /** Lines dropped so far. */
   readonly droppedCount: number;
   /** Bytes that wait. */
@@ -97,10 +103,8 @@ function socketSink(fd: number): Sink {
   socket.unref();
   return {
     batchMaxBytes: LOG_LINE_MAX_BYTES,
-    write(bytes, done) {
-      if (socket.destroyed) done(LOST);
-      else socket.write(bytes, (error) => done(error ? LOST : bytes.length));
-    },
+    // Not through it: what it still holds when the process ends could not be told from what has gone out.
+    write: (bytes, done) => done(writeNow(fd, bytes)),
     writeNow: (bytes) => writeNow(fd, bytes),
     // Closing it would close the descriptor, which is not ours.
     close: () => {},
@@ -110,12 +114,16 @@ function socketSink(fd: number): Sink {
 /** `fd` stays the caller's. `onDrop` hears of each dropped line. */
 export function createLogWriter(clock: Clock, fd: number, onDrop?: () => void): LogWriter {
   const sink = openSink(fd);
-  let queue: string[] = [];
+  const queue = new LineQueue();
   let queuedBytes = 0;
   /** The batch under way, and how much of it went out. */
   let batch: Buffer | undefined;
+  /** The sink has the batch and will call; counts up, so that a call nobody waits for is known. */
+  let isInFlight = false;
+  let flight = 0;
   let droppedCount = 0;
   let unreported = 0;
+  let gathering: Timer | undefined;
   let isScheduled = false;
   let isClosed = false;
   let retry: Timer | undefined;
@@ -126,7 +134,7 @@ export function createLogWriter(clock: Clock, fd: number, onDrop?: () => void): 
     onDrop?.();
   };
   const push = (line: string, bytes: number): void => {
-    queue.push(line);
+    queue.push(line, bytes);
     queuedBytes += bytes;
   };
   /** As many whole lines as one write may carry, at least one. */
@@ -136,18 +144,7 @@ export function createLogWriter(clock: Clock, fd: number, onDrop?: () => void): 
       unreported = 0;
       push(note, Buffer.byteLength(note));
     }
-    let bytes = 0;
-    let count = 0;
-    for (const line of queue) {
-      const length = Buffer.byteLength(line);
-      if (count > 0 && bytes + length > sink.batchMaxBytes) break;
-      bytes += length;
-      count++;
-    }
-    if (count === 0) return undefined;
-    const text = queue.slice(0, count).join('');
-    queue = queue.slice(count);
-    return Buffer.from(text);
+    return queue.take(sink.batchMaxBytes);
   };
   const advance = (result: number): void => {
     const written = result === LOST ? (batch?.length ?? 0) : result;
@@ -157,6 +154,8 @@ export function createLogWriter(clock: Clock, fd: number, onDrop?: () => void): 
     batch = batch === undefined || written >= batch.length ? undefined : batch.subarray(written);
   };
   const pump = (): void => {
+    gathering?.cancel();
+    gathering = undefined;
     isScheduled = false;
     if (isClosed || retry !== undefined) return;
     let isSync = true;
@@ -165,7 +164,11 @@ export function createLogWriter(clock: Clock, fd: number, onDrop?: () => void): 
       batch ??= nextBatch();
       if (batch === undefined) return;
       isWaiting = true;
+      isInFlight = true;
+      const own = ++flight;
       sink.write(batch, (written) => {
+        if (own !== flight) return;
+        isInFlight = false;
         advance(written);
         if (written === 0) {
           retry = clock.after(RETRY_MS, () => {
@@ -182,6 +185,12 @@ export function createLogWriter(clock: Clock, fd: number, onDrop?: () => void): 
     isSync = false;
   };
   const flushSync = (): void => {
+    if (isInFlight) {
+      // It reaches the file from another thread; written here as well, it would be there twice.
+      flight++;
+      isInFlight = false;
+      advance(batch?.length ?? 0);
+    }
     const waiting = new Int32Array(new SharedArrayBuffer(4));
     for (let tries = 0; tries < FLUSH_MAX_TRIES;) {
       batch ??= nextBatch();
@@ -200,16 +209,17 @@ export function createLogWriter(clock: Clock, fd: number, onDrop?: () => void): 
     get queuedBytes() {
       return queuedBytes;
     },
-    write(line) {
-      const bytes = Buffer.byteLength(line);
+    write(line, bytes = Buffer.byteLength(line)) {
       if (isClosed || queuedBytes + bytes > QUEUE_MAX_BYTES || bytes > LOG_LINE_MAX_BYTES) {
         drop();
         return;
       }
       push(line, bytes);
       if (isScheduled || batch !== undefined) return;
-      isScheduled = true;
-      setImmediate(pump);
+      if (queuedBytes >= GATHER_MAX_BYTES) {
+        isScheduled = true;
+        setImmediate(pump);
+      } else gathering ??= clock.after(GATHER_MS, pump);
     },
     flushSync,
     close() {
@@ -217,6 +227,7 @@ export function createLogWriter(clock: Clock, fd: number, onDrop?: () => void): 
       flushSync();
       isClosed = true;
       retry?.cancel();
+      gathering?.cancel();
       sink.close();
     },
   };

@@ -9,6 +9,7 @@ import pino from 'pino';
 import type { Clock } from '../base/clock.ts';
 import { MeshError } from '../base/errors.ts';
 import type { LogFields, Logger } from '../base/logger.ts';
+import { jsonText, jsonValue } from './json-text.ts';
 import { LOG_LINE_MAX_BYTES, type LogWriter } from './log-writer.ts';
 
 export const LOG_LEVELS = ['debug', 'info', 'warn', 'error'] as const;
@@ -23,9 +24,20 @@ export interface LoggerOptions {
   readonly fields?: LogFields;
 }
 
+/** For logs that put their lines together themselves. */
+export interface LineLogger {
+  /**
+   * `members`: of the line's object, as text in ASCII, each with a comma in front (json-text.ts). False: the line would
+   * be too long, and nothing was written.
+   */
+  write(level: LogLevel, message: string, members: string): boolean;
+}
+
 /** The root logger; children share its level. */
 export interface RootLogger extends Logger {
   readonly level: LogLevel;
+  /** Its lines have `fields` in front, and are as those of `child(fields)`. */
+  lines(fields: LogFields): LineLogger;
   /** Takes effect at once, for every child. */
   setLevel(level: LogLevel): void;
 }
@@ -110,14 +122,26 @@ function finishLine(line: string): string {
 /** Its lines go to `writer`, which must not block; what the logger is given is never kept. */
 export function createLogger(options: LoggerOptions): RootLogger {
   const { clock, writer } = options;
+  /** Many lines have the same time; writing it costs more than the rest of a short line. */
+  let stampMs = Number.NaN;
+  let stamp = '';
   let level = options.level ?? 'info';
   let threshold = LOG_LEVELS.indexOf(level);
+  const timestamp = (): string => {
+    const wallMs = Math.trunc(clock.wallMs());
+    if (wallMs !== stampMs) {
+      stampMs = wallMs;
+      stamp = `,"time":"${new Date(wallMs).toISOString()}"`;
+    }
+    return stamp;
+  };
+  const base = plainFields(options.fields ?? {}, TEXT_MAX_BYTES);
   const root = pino(
     {
       // Filtered before it gets here: pino's children keep the level they were made with.
       level: 'debug',
-      base: plainFields(options.fields ?? {}, TEXT_MAX_BYTES),
-      timestamp: () => `,"time":"${new Date(clock.wallMs()).toISOString()}"`,
+      base,
+      timestamp,
       // pino has a serializer of its own for this name, which adds the stack.
       serializers: { err: (value: unknown) => value },
       formatters: { level: (label) => ({ level: label }) },
@@ -143,6 +167,21 @@ export function createLogger(options: LoggerOptions): RootLogger {
   };
   return {
     ...wrap(root),
+    lines(fields) {
+      const own = { ...base, ...plainFields(fields, TEXT_MAX_BYTES) };
+      const start = Object.entries(own)
+        .map(([name, value]) => `,${jsonValue(name)}:${jsonValue(value)}`)
+        .join('');
+      return {
+        write(name, message, members) {
+          if (LOG_LEVELS.indexOf(name) < threshold) return true;
+          const line = `{"level":"${name}"${timestamp()}${start}${members},"msg":${jsonText(message)}}\n`;
+          if (line.length > LOG_LINE_MAX_BYTES) return false;
+          writer.write(line, line.length);
+          return true;
+        },
+      };
+    },
     get level() {
       return level;
     },

@@ -1,9 +1,4 @@
-/**
- * What a process says of itself. The agent and the controller show Node's full set through the Prometheus library;
- * workers, whose metrics travel to the agent, only their memory and how long their loop was blocked.
- */
-
-import { monitorEventLoopDelay } from 'node:perf_hooks';
+/** What a process with a metrics port says of itself: Node's full set, through the Prometheus library. */
 
 import {
   collectDefaultMetrics,
@@ -13,8 +8,6 @@ import {
 
 import type { Registry } from '../base/metrics.ts';
 import { formatLabelPairs, type Exposition } from './exposition.ts';
-import type { SeriesStore } from './series-store.ts';
-import { EVENTLOOP_LAG, RESIDENT_MEMORY } from './worker-metrics.ts';
 
 export interface ProcessMetrics {
   /** Reads them now. */
@@ -51,34 +44,4 @@ export function declareBuild(registry: Registry, component: string, tag: string)
   registry
     .gauge({ name: 'istio_build', help, labels: ['component', 'tag'] })
     .set(1, [component, tag]);
-}
-
-export interface ProcessGauges {
-  /** Sets the gauges from now and from the time since the call before. */
-  observe(): void;
-  stop(): void;
-}
-
-const LAG_RESOLUTION_MS = 20;
-const NS_PER_S = 1e9;
-
-/** `processName` is one of a few, such as `worker-0`. */
-export function createProcessGauges(store: SeriesStore, processName: string): ProcessGauges {
-  const memory = store.series(store.family(RESIDENT_MEMORY), [processName]);
-  const lag = store.series(store.family(EVENTLOOP_LAG), [processName]);
-  const delay = monitorEventLoopDelay({ resolution: LAG_RESOLUTION_MS });
-  delay.enable();
-  return {
-    observe() {
-      try {
-        store.set(memory, process.memoryUsage.rss());
-      } catch {
-        // It reads /proc and throws when no descriptor is free; the last value stays.
-      }
-      // The histogram holds the whole time between its ticks, which is the resolution plus the delay.
-      store.set(lag, Math.max(0, delay.max / NS_PER_S - LAG_RESOLUTION_MS / 1000));
-      delay.reset();
-    },
-    stop: () => void delay.disable(),
-  };
 }

@@ -8,7 +8,7 @@ import type { AddressInfo } from 'node:net';
 import { pipeline, Readable, type Transform } from 'node:stream';
 import { createGzip } from 'node:zlib';
 
-import { errorFromNode } from '../base/errors.ts';
+import { startListening } from '../base/listen.ts';
 import type { Logger } from '../base/logger.ts';
 
 export interface Answer {
@@ -118,16 +118,7 @@ export async function listenReadOnly(options: ReadOnlyServerOptions): Promise<Re
   server.maxConnections = CONNECTIONS_MAX;
   server.maxRequestsPerSocket = REQUESTS_PER_CONNECTION_MAX;
   server.setTimeout(IDLE_TIMEOUT_MS, (socket) => socket.destroy());
-  await new Promise<void>((resolve, reject) => {
-    const onError = (error: Error): void => {
-      reject(errorFromNode(error, `Cannot listen on "${host}:${port}"`));
-    };
-    server.once('error', onError);
-    server.listen(port, host, () => {
-      server.off('error', onError);
-      resolve();
-    });
-  });
+  await startListening(server, { host, port }, `${host}:${port}`);
   const close = async (): Promise<void> => {
     await new Promise<void>((resolve) => {
       server.close(() => resolve());

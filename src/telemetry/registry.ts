@@ -5,6 +5,7 @@
 
 import type { Counter, Gauge, MetricOptions, Registry } from '../base/metrics.ts';
 import type { Exposition, Sample } from './exposition.ts';
+import type { HistogramStore } from './histogram-store.ts';
 import type { Family, SeriesStore } from './series-store.ts';
 
 export interface MetricRegistry extends Registry {
@@ -21,7 +22,8 @@ function* samplesOf(family: Family): Generator<Sample> {
   for (const { labelText, value } of family.series.values()) yield { name, labelText, value };
 }
 
-export function createRegistry(store: SeriesStore): MetricRegistry {
+/** `histograms`: shown after the series. */
+export function createRegistry(store: SeriesStore, histograms?: HistogramStore): MetricRegistry {
   const observed = new Map<string, () => void>();
   const declare = (options: MetricOptions, kind: 'counter' | 'gauge'): Family => {
     return store.family({ ...options, kind, labels: options.labels ?? NO_LABELS });
@@ -59,6 +61,7 @@ export function createRegistry(store: SeriesStore): MetricRegistry {
         const { help, kind } = family.options;
         yield { name, help, type: kind, samples: samplesOf(family) };
       }
+      if (histograms !== undefined) yield* histograms.expositions();
     },
   };
 }

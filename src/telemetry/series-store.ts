@@ -100,7 +100,8 @@ function cleanLabelValue(value: string): string {
   return value.slice(0, LABEL_MAX_CHARS).replaceAll(SEPARATOR, '').toWellFormed();
 }
 
-function createLabelSet(names: readonly string[], given: readonly string[]): LabelSet {
+/** Not tied to a family, for whoever keeps values of its own. */
+export function createLabelSet(names: readonly string[], given: readonly string[]): LabelSet {
   const values = names.map((_, index) => cleanLabelValue(given[index] ?? ''));
   let text: string | undefined;
   return {

@@ -10,35 +10,9 @@
  */
 
 import type { ResponseFlag } from '../base/errors.ts';
-import type { Edge, EdgePeer } from '../core/connection-record.ts';
+import type { Edge } from '../core/connection-record.ts';
+import { TRAFFIC_LABELS, trafficValues } from './peer-labels.ts';
 import type { Family, FamilyOptions, LabelSet, Series, SeriesStore } from './series-store.ts';
-
-const PEER_LABELS = [
-  'workload',
-  'canonical_service',
-  'canonical_revision',
-  'workload_namespace',
-  'principal',
-  'app',
-  'version',
-  'cluster',
-] as const;
-
-export const TRAFFIC_LABELS: readonly string[] = [
-  'reporter',
-  ...PEER_LABELS.map((name) => `source_${name}`),
-  'destination_service',
-  'destination_service_namespace',
-  'destination_service_name',
-  ...PEER_LABELS.map((name) => `destination_${name}`),
-  'request_protocol',
-  'response_flags',
-  'connection_security_policy',
-  'source_region',
-  'source_zone',
-  'destination_region',
-  'destination_zone',
-];
 
 const EDGES_MAX = 1_800;
 /** An edge has one series here for each way its connections ended. */
@@ -125,38 +99,8 @@ interface EdgeSeries {
   openCount: number;
 }
 
-const orUnknown = (text: string): string => (text === '' ? 'unknown' : text);
-
-function peerValues(peer: EdgePeer): string[] {
-  return [
-    peer.workload,
-    peer.canonicalName,
-    peer.canonicalRevision,
-    peer.namespace,
-    peer.principal,
-    peer.canonicalName,
-    peer.canonicalRevision,
-    peer.cluster,
-  ].map(orUnknown);
-}
-
 function labelValues(edge: Edge, flag: ResponseFlag): string[] {
-  const { source, destination } = edge;
-  return [
-    edge.reporter,
-    ...peerValues(source),
-    orUnknown(edge.destinationService),
-    orUnknown(edge.destinationServiceNamespace),
-    orUnknown(edge.destinationServiceName),
-    ...peerValues(destination),
-    'tcp',
-    flag,
-    edge.securityPolicy,
-    orUnknown(source.region),
-    orUnknown(source.zone),
-    orUnknown(destination.region),
-    orUnknown(destination.zone),
-  ];
+  return trafficValues(edge.reporter, edge, flag, edge.securityPolicy);
 }
 
 export function createTrafficMetrics(store: SeriesStore): TrafficMetrics {

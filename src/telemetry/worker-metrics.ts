@@ -23,6 +23,21 @@ export const CONNECTION_ERRORS: FamilyOptions = {
   seriesMax: 200,
 };
 
+export const HANDSHAKE_FAILURES: FamilyOptions = {
+  name: 'nodemesh_handshake_failures_total',
+  help: 'Handshakes on the tunnel port that failed, by the code of the error',
+  kind: 'counter',
+  labels: ['code'],
+  seriesMax: 50,
+};
+
+export const WAYPOINT_BYPASS: FamilyOptions = {
+  name: 'nodemesh_waypoint_bypass_total',
+  help: 'Connections that would have gone past a declared waypoint and were ended; always 0',
+  kind: 'counter',
+  labels: [],
+};
+
 export const CONNECTIONS_OPEN: FamilyOptions = {
   name: 'nodemesh_connections_open',
   help: 'Connections that are open now',
@@ -44,6 +59,13 @@ export const RESIDENT_MEMORY: FamilyOptions = {
   labels: ['process'],
 };
 
+export const CPU_CORES: FamilyOptions = {
+  name: 'nodemesh_cpu_cores',
+  help: 'Processor time of a process of the proxy per second, since the report before',
+  kind: 'gauge',
+  labels: ['process'],
+};
+
 export const EVENTLOOP_LAG: FamilyOptions = {
   name: 'nodemesh_eventloop_lag_seconds',
   help: 'Longest delay of the event loop since the report before',
@@ -55,8 +77,11 @@ export const WORKER_FAMILIES: readonly FamilyOptions[] = [
   ...Object.values(TRAFFIC_FAMILIES),
   POLICY_DENIED,
   CONNECTION_ERRORS,
+  HANDSHAKE_FAILURES,
+  WAYPOINT_BYPASS,
   CONNECTIONS_OPEN,
   LOG_LINES_DROPPED,
   RESIDENT_MEMORY,
+  CPU_CORES,
   EVENTLOOP_LAG,
 ];

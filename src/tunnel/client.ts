@@ -6,7 +6,6 @@
 import type { Clock } from '../base/clock.ts';
 import { MeshError } from '../base/errors.ts';
 import { H2_ERROR, type H2Stream, type HeaderList } from '../http/h2/contract.ts';
-import { parseBaggage, type WorkloadMetadata } from './metadata.ts';
 import type { TunnelPool, TunnelTarget } from './pool.ts';
 
 /** The far end waits 10 s for its application; we wait a little longer than that. */
@@ -28,9 +27,9 @@ export interface TunnelConnect {
 export interface TunnelConnectHandlers {
   /**
    * The far application has accepted. Called synchronously while the answer is being read: set the stream's
-   * handlers before returning, bytes may follow at once.
+   * handlers before returning, bytes may follow at once. `baggage`: lines in which it says what it is.
    */
-  onOpen(stream: H2Stream, destination: WorkloadMetadata): void;
+  onOpen(stream: H2Stream, baggage: readonly string[]): void;
   /** Nothing was opened. Called once, never after `onOpen`. */
   onError(error: MeshError): void;
 }
@@ -120,8 +119,8 @@ export function connectTunnel(
           return;
         }
         if (!settle()) return;
-        const lines = answer.filter(([name]) => name === 'baggage').map(([, value]) => value);
-        handlers.onOpen(stream, parseBaggage(lines));
+        const baggage = answer.filter(([name]) => name === 'baggage').map(([, value]) => value);
+        handlers.onOpen(stream, baggage);
       },
       onData: () => stream?.reset(H2_ERROR.PROTOCOL_ERROR),
       onEnd: () => failEarly(undefined),

@@ -5,6 +5,7 @@
  */
 
 import { formatSocketAddress, parseSocketAddress, type SocketAddress } from '../core/address.ts';
+import type { Workload } from '../core/workload.ts';
 
 /** What the peers tell each other about a workload. Empty text means unknown. */
 export interface WorkloadMetadata {
@@ -42,6 +43,20 @@ export function formatBaggage(metadata: WorkloadMetadata): string {
     .filter(([, value]) => value !== '' && !/[,;=]/.test(value))
     .map(([key, value]) => `${key}=${value}`)
     .join(',');
+}
+
+export function metadataOf(workload: Workload): WorkloadMetadata {
+  const types = { DEPLOYMENT: 'deployment', CRONJOB: 'cronjob', POD: 'pod', JOB: 'job' } as const;
+  return {
+    cluster: workload.clusterId,
+    namespace: workload.namespace,
+    workloadType: types[workload.workloadType],
+    workloadName: workload.workloadName === '' ? workload.name : workload.workloadName,
+    canonicalName: workload.canonicalName,
+    canonicalRevision: workload.canonicalRevision,
+    region: workload.locality.region,
+    zone: workload.locality.zone,
+  };
 }
 
 /** Reads one or several `baggage` header lines. The first value of a key counts. */

@@ -6,7 +6,9 @@
  * - Dials are single-flight per entry: who finds no free slot waits for the dial under way, and shares its
  *   error; a dial serves as many waiters as its session has slots, then the next dial starts.
  * - A full session stays in its entry and serves again as soon as one of its streams ends.
- * - A session that drains or closes gets no new stream; its running streams are left alone.
+ * - A session that drains or closes gets no new stream; its running streams are left alone. So does one whose
+ *   peer hangs (`H2Session.suspect`), until it is heard again: each new stream asks, so that only those of the
+ *   first second wait for it. When no other session can be opened, it has to do.
  * - A session without streams for `idleMs` is drained.
  * - A request is never sent twice: what happens after `request` is the caller's.
  */
@@ -48,7 +50,8 @@ export interface TunnelPool {
   readonly waiterCount: number;
   /**
    * Opens a stream on a session of `target`. `onStream` is called synchronously when the request has been
-   * sent, `onError` once if none could be. Returns a function that gives up while waiting.
+   * sent, `onError` once if none could be. Returns a function that gives up while waiting. `endStream`: nothing
+   * follows the headers; default false.
    */
   request(
     target: TunnelTarget,
@@ -56,6 +59,7 @@ export interface TunnelPool {
     handlers: H2StreamHandlers,
     onStream: (stream: H2Stream) => void,
     onError: (error: MeshError) => void,
+    endStream?: boolean,
   ): () => void;
   /** Drains every session of a source workload: it is gone, or its identity changed. */
   release(sourceWorkload: string): void;
@@ -68,6 +72,7 @@ interface Waiter {
   readonly handlers: H2StreamHandlers;
   readonly onStream: (stream: H2Stream) => void;
   readonly onError: (error: MeshError) => void;
+  readonly endStream: boolean;
 }
 
 interface Member {
@@ -108,8 +113,8 @@ export function createTunnelPool(options: TunnelPoolOptions): TunnelPool {
   let sessionCount = 0;
   let waiterCount = 0;
 
-  const slots = (entry: Entry, { session }: Member): number => {
-    if (session.state !== 'open') return 0;
+  const slots = (entry: Entry, { session }: Member, evenSuspect: boolean): number => {
+    if (session.state !== 'open' || (session.suspect && !evenSuspect)) return 0;
     const most = Math.min(streamsMax, entry.peerSlots);
     return Math.min(session.streamSlots, most - session.openStreams);
   };
@@ -130,18 +135,19 @@ export function createTunnelPool(options: TunnelPoolOptions): TunnelPool {
   };
 
   /** Sends on the fullest session that still has a slot, so that the others can fall idle. */
-  const send = (entry: Entry, waiter: Waiter): boolean => {
+  const send = (entry: Entry, waiter: Waiter, evenSuspect = false): boolean => {
     let best: Member | undefined;
     let bestSlots = Number.POSITIVE_INFINITY;
     for (const member of entry.members) {
-      const free = slots(entry, member);
+      const free = slots(entry, member, evenSuspect);
       if (free > 0 && free < bestSlots) [best, bestSlots] = [member, free];
     }
     if (best === undefined) return false;
     best.idleTimer?.cancel();
     best.idleTimer = undefined;
     try {
-      waiter.onStream(best.session.request(waiter.headers, waiter.handlers, false));
+      waiter.onStream(best.session.request(waiter.headers, waiter.handlers, waiter.endStream));
+      best.session.probe();
     } catch (error) {
       waiter.onError(errorFromNode(error, 'Cannot open a stream'));
     }
@@ -178,7 +184,7 @@ export function createTunnelPool(options: TunnelPoolOptions): TunnelPool {
       else forget(entry);
     });
     session.onSlots(() => {
-      if (session.state === 'open') {
+      if (session.state === 'open' && !session.suspect) {
         entry.peerSlots = Math.max(1, session.streamSlots + session.openStreams);
       }
       watchIdle(member);
@@ -204,6 +210,12 @@ export function createTunnelPool(options: TunnelPoolOptions): TunnelPool {
       },
       (error: unknown) => {
         entry.dialing = undefined;
+        // Where nothing can be opened the one that hangs is as good: a starved machine answers late.
+        for (const waiter of entry.waiters) {
+          if (!send(entry, waiter, true)) break;
+          entry.waiters.delete(waiter);
+          waiterCount--;
+        }
         const where = formatSocketAddress(entry.target.address);
         failAll(entry, errorFromNode(error, `Cannot open a tunnel to "${where}"`));
       },
@@ -217,7 +229,7 @@ export function createTunnelPool(options: TunnelPoolOptions): TunnelPool {
     get waiterCount() {
       return waiterCount;
     },
-    request(target, headers, handlers, onStream, onError) {
+    request(target, headers, handlers, onStream, onError, endStream = false) {
       const key = targetKey(target);
       let entry = entries.get(key);
       if (entry === undefined) {
@@ -231,7 +243,7 @@ export function createTunnelPool(options: TunnelPoolOptions): TunnelPool {
         };
         entries.set(key, entry);
       }
-      const waiter: Waiter = { headers, handlers, onStream, onError };
+      const waiter: Waiter = { headers, handlers, onStream, onError, endStream };
       if (entry.waiters.size === 0 && send(entry, waiter)) return () => {};
       if (entry.waiters.size >= waitersMax) {
         const message = `Cannot open a tunnel to "${formatSocketAddress(target.address)}": ${waitersMax} callers wait for it already`;

@@ -18,14 +18,7 @@ import {
 } from '../http/h2/contract.ts';
 import { parseAuthority, type Authority } from './authority.ts';
 import { REASON_HEADER } from './client.ts';
-import {
-  formatBaggage,
-  parseBaggage,
-  parseForwarded,
-  parseTraceId,
-  type Forwarded,
-  type WorkloadMetadata,
-} from './metadata.ts';
+import { parseForwarded, parseTraceId, type Forwarded } from './metadata.ts';
 
 /** HBONE 1.4. */
 export type RefusalStatus = 400 | 401 | 503;
@@ -38,24 +31,24 @@ const REASON_TEXT_MAX = 512;
 export interface TunnelRequest {
   readonly peer: SpiffeId;
   readonly authority: Authority;
-  /** Claims of the peer, for telemetry only. */
-  readonly source: WorkloadMetadata;
+  /** Claims of the peer, for telemetry only: for `parseBaggage`, since a known workload needs none. */
+  readonly baggage: readonly string[];
   readonly forwarded: Forwarded;
   readonly traceId: string;
   /** Called once if the stream dies before it was answered. */
   onAbort(listener: (error: MeshError) => void): void;
-  /** Answers 200; from now on the stream is the caller's. Undefined when it died meanwhile. */
-  accept(
-    destination: WorkloadMetadata | undefined,
-    handlers: (stream: H2Stream) => H2StreamHandlers,
-  ): H2Stream | undefined;
+  /**
+   * Answers 200; from now on the stream is the caller's. Undefined when it died meanwhile. `baggage`: what the
+   * destination says of itself, as `formatBaggage` writes it; empty for nothing.
+   */
+  accept(baggage: string, handlers: (stream: H2Stream) => H2StreamHandlers): H2Stream | undefined;
   /** Answers with a status and ends the stream. `reason` goes to the caller's operator. */
   refuse(status: RefusalStatus, reason: string): void;
 }
 
 interface ConnectHead {
   readonly authority: Authority;
-  readonly source: WorkloadMetadata;
+  readonly baggage: readonly string[];
   readonly forwarded: Forwarded;
   readonly traceId: string;
 }
@@ -83,7 +76,7 @@ export function parseConnect(headers: HeaderList): Result<ConnectHead> {
   if (!authority.ok) return authority;
   return ok({
     authority: authority.value,
-    source: parseBaggage(values.get('baggage') ?? []),
+    baggage: values.get('baggage') ?? [],
     forwarded: parseForwarded(one('forwarded')),
     traceId: parseTraceId(one('traceparent')),
   });
@@ -161,10 +154,9 @@ export function receiveConnect(
       if (abortError === undefined) abortListener = listener;
       else listener(abortError);
     },
-    accept(destination, handlersFor) {
+    accept(baggage, handlersFor) {
       if (state !== 'waiting') return undefined;
       state = 'answered';
-      const baggage = destination === undefined ? '' : formatBaggage(destination);
       stream.sendHeaders(
         baggage === ''
           ? [[':status', '200']]

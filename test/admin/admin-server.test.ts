@@ -4,6 +4,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
+import { registerHooks } from 'node:module';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -83,6 +84,26 @@ t.test('T110: admin opens no TCP port', async (t) => {
   const sockets = (): string => spawnSync('ss', ['-tlnpH'], { encoding: 'utf8' }).stdout;
   await serve(t);
   t.notMatch(sockets(), `pid=${process.pid},`);
+});
+
+t.test('what could not be loaded is loaded for the next connection', async (t) => {
+  let refusals = 2;
+  let closed: Promise<void> | undefined;
+  const hooks = registerHooks({
+    load(url, context, next) {
+      if (!url.endsWith('/admin-http.ts') || refusals-- <= 0) return next(url, context);
+      // In a job: the load is under way by then.
+      closed ??= Promise.resolve().then(() => closing.server.close());
+      throw new Error('no descriptor');
+    },
+  });
+  t.teardown(() => hooks.deregister());
+  const closing = await serve(t);
+  await t.rejects(closing.ask('GET', '/logging'));
+  await closed;
+  const { ask } = await serve(t);
+  await t.rejects(ask('GET', '/logging'));
+  t.equal((await ask('GET', '/logging')).status, 200);
 });
 
 t.test('config dump shows its sections as one JSON object, or one of them', async (t) => {

@@ -31,7 +31,13 @@ t.test('readiness is 200 when nothing blocks and 503 when something does, read a
   t.match(await blocked.json(), { blockers: ['no policies yet'] });
 });
 
-t.test('T110: readiness has one path, and nothing that changes anything', async (t) => {
+t.test('liveness answers whatever blocks readiness: a restart would not bring it', async (t) => {
+  const url = await serve(t, () => ({ blockers: ['no policies yet'] }));
+  t.equal((await fetch(url)).status, 503);
+  t.equal((await fetch(new URL('/healthz/live', url))).status, 200);
+});
+
+t.test('T110: readiness has two paths, and nothing that changes anything', async (t) => {
   const url = await serve(t, () => ({ blockers: [] }));
   for (const method of ['POST', 'PUT', 'DELETE']) {
     t.equal((await fetch(url, { method })).status, 405);

@@ -39,6 +39,13 @@ t.test('defaults fill in what is not given', (t) => {
   ]);
   const controller = readControllerConfig((name) => required.get(name));
   t.ok(controller.ok && controller.value.port === 15_012);
+  t.ok(controller.ok && controller.value.source === 'files');
+  const inCluster = readControllerConfig(() => undefined);
+  t.ok(inCluster.ok && inCluster.value.source === 'kubernetes', 'without manifests');
+  const halfway = readControllerConfig((name) =>
+    name === 'NODEMESH_MANIFESTS' ? '/m' : undefined,
+  );
+  t.match(!halfway.ok && halfway.error.message, 'NODEMESH_TOKENS_FILE', 'files need both');
   const bracketed = readNodeConfig((name) =>
     name === 'NODEMESH_CONTROLLER' ? '[fd00::1]:15012' : 'x',
   );

@@ -2,8 +2,13 @@
  * HAProxy as a pair around an mTLS hop, made as like the mesh as it can be: the same place (inside the pods),
  * the same veths, TLS 1.3 with the same ciphers, keys and certificate chains from the same CA, as many threads
  * as the mesh has workers. HAProxy cannot multiplex TCP: each connection of a client gets a TLS connection of
- * its own. It resumes TLS sessions, as it does by default, though the mesh does not (a resumed session does not
- * look at the peer's certificate again): without resumption it makes under half as many new connections.
+ * its own. As `haproxy` it resumes TLS sessions, as it does by default, though the mesh does not (a resumed
+ * session does not look at the peer's certificate again); as `haproxy-full` it never does.
+ *
+ * It is easier on HAProxy than on the mesh in one thing: clients are told to connect to its port on their loopback,
+ * and it to the server's loopback, so its pods need no redirection, and no connection tracking, which redirection
+ * brings; nor does it keep the client's address. Both pass the nodes' namespaces, where connection tracking is on as
+ * it is on a node with kube-proxy (here for the mesh's probe rules).
  */
 
 import { mkdirSync, writeFileSync } from 'node:fs';
@@ -31,6 +36,8 @@ const LOCAL_PORTS: Record<Service, number> = {
   'same-node-iperf': 15_202,
 };
 const TLS_PORTS: Record<'iperf' | 'http', number> = { iperf: 16_201, http: 16_080 };
+/** Both subjects run in the same pods. */
+const FULL_PORT_OFFSET = 300;
 
 interface Hop {
   readonly bind: string;
@@ -83,24 +90,27 @@ export async function createHaproxySubject(
   pods: Pods,
   threads: number,
   benchDir: string,
+  name: 'haproxy' | 'haproxy-full',
 ): Promise<Subject> {
-  const dir = join(benchDir, 'haproxy');
+  const resumes = name === 'haproxy';
+  const offset = resumes ? 0 : FULL_PORT_OFFSET;
+  const dir = join(benchDir, name);
   mkdirSync(dir, { recursive: true, mode: 0o700 });
   const tls = await writeCertificates(dir);
   const start = (pod: TopologyPod, hops: readonly Hop[]): number => {
     const config = join(dir, `${pod.name}.cfg`);
     writeFileSync(config, formatConfig(threads, hops));
-    const log = join(benchDir, 'log', `haproxy-${pod.name}.log`);
+    const log = join(benchDir, 'log', `${name}-${pod.name}.log`);
     const { pid } = startServer(pod.netns, ['haproxy', '-db', '-f', config], log);
     if (pid === undefined) throw new Error('cannot start nsenter');
     return pid;
   };
   const toTls = (service: Service, pod: TopologyPod, port: number): Hop => ({
-    bind: `127.0.0.1:${LOCAL_PORTS[service]}`,
-    server: `${pod.ip}:${port} ${tls}`,
+    bind: `127.0.0.1:${LOCAL_PORTS[service] + offset}`,
+    server: `${pod.ip}:${port + offset} ${tls}${resumes ? '' : ' no-ssl-reuse'}`,
   });
   const fromTls = (pod: TopologyPod, port: number, to: number): Hop => ({
-    bind: `${pod.ip}:${port} ${tls}`,
+    bind: `${pod.ip}:${port + offset} ${tls}${resumes ? '' : ' no-tls-tickets'}`,
     server: `127.0.0.1:${to}`,
   });
   const client = start(pods.client, [
@@ -117,10 +127,10 @@ export async function createHaproxySubject(
     start(pods.neighbour, [fromTls(pods.neighbour, TLS_PORTS.iperf, IPERF_PORT)]),
   ];
   return {
-    name: 'haproxy',
+    name,
     clientNetns: pods.client.netns,
-    address: (service) => ({ host: '127.0.0.1', port: LOCAL_PORTS[service] }),
+    address: (service) => ({ host: '127.0.0.1', port: LOCAL_PORTS[service] + offset }),
     processes: () => pids,
-    memoryProcesses: () => new Map([['haproxy', client]]),
+    memoryProcesses: () => new Map(resumes ? [['haproxy', client]] : []),
   };
 }

@@ -1,7 +1,9 @@
-/** What a bench run is asked to do, and whether this machine has what it needs. */
+/** What a bench run is asked to do, of either half, and whether this machine has what it needs. */
 
 import { existsSync } from 'node:fs';
 import { parseArgs } from 'node:util';
+
+import { L7_CASES, L7_SUBJECTS, type L7Case, type SubjectName as L7Subject } from './l7-cases.ts';
 
 export const CASES = [
   'iperf-1',
@@ -14,7 +16,8 @@ export const CASES = [
 ] as const;
 export type CaseName = (typeof CASES)[number];
 
-export const SUBJECTS = ['direct', 'haproxy', 'nodemesh'] as const;
+/** `haproxy-full` makes a full TLS handshake for each connection; it runs in `newconn-16` alone. */
+export const SUBJECTS = ['direct', 'haproxy', 'haproxy-full', 'nodemesh'] as const;
 export type SubjectName = (typeof SUBJECTS)[number];
 
 export interface BenchOptions {
@@ -22,19 +25,27 @@ export interface BenchOptions {
   readonly seconds: number;
   /** Runs of each case and subject; their median counts. Under three it is a trial. */
   readonly rounds: number;
+  /** Of the L4 half; both are empty when it has nothing to do. */
   readonly cases: readonly CaseName[];
   readonly subjects: readonly SubjectName[];
+  /** Of the HTTP half; both are empty when it has nothing to do. */
+  readonly l7Cases: readonly L7Case[];
+  readonly l7Subjects: readonly L7Subject[];
   /** Processes of a node proxy that carry traffic, and threads of a HAProxy. */
   readonly workers: number;
   /** Whether to write a CPU profile of one worker of each node per case. It costs speed. */
   readonly profile: boolean;
 }
 
-export const USAGE = `Usage: make bench ARGS="[options]"
+const ALL_CASES: readonly string[] = [...CASES, ...L7_CASES.map(({ name }) => name)];
+const ALL_SUBJECTS: readonly string[] = [...new Set<string>([...SUBJECTS, ...L7_SUBJECTS])];
+
+const USAGE = `Usage: make bench ARGS="[options]"
   --seconds N   length of one timed run (default 3, 1 to 60)
   --rounds N    runs per case and subject, alternating (default 3, 1 to 50)
-  --only CASE   ${CASES.join(', ')}; may be repeated
-  --subject S   ${SUBJECTS.join(', ')}; may be repeated
+  --only CASE   ${CASES.join(', ')},
+                ${L7_CASES.map(({ name }) => name).join(', ')}; may be repeated
+  --subject S   ${ALL_SUBJECTS.join(', ')}; may be repeated
   --workers N   worker processes and HAProxy threads (default 2, 1 to 64)
   --profile     CPU profiles of workers into test/bench/results/; slower, not for comparing`;
 
@@ -51,14 +62,40 @@ export function parseBenchOptions(args: readonly string[]): BenchOptions {
       profile: { type: 'boolean', default: false },
     },
   });
+  const isCase = chosen('only', values.only, ALL_CASES);
+  const isSubject = chosen('subject', values.subject, ALL_SUBJECTS);
+  const subjects = SUBJECTS.filter(isSubject);
+  const cases = CASES.filter(
+    (name) =>
+      isCase(name) && subjects.some((one) => one !== 'haproxy-full' || name === 'newconn-16'),
+  );
+  const l7Cases = L7_CASES.filter((one) => isCase(one.name) && one.subjects.some(isSubject));
+  const l7Subjects = L7_SUBJECTS.filter(
+    (name) => isSubject(name) && l7Cases.some((one) => one.subjects.includes(name)),
+  );
+  if (cases.length + l7Cases.length === 0) {
+    throw new Error('--only and --subject leave nothing to measure');
+  }
   return {
     seconds: wholeNumber('seconds', values.seconds, 60),
     rounds: wholeNumber('rounds', values.rounds, 50),
     workers: wholeNumber('workers', values.workers, 64),
-    cases: chosen('only', values.only, CASES),
-    subjects: chosen('subject', values.subject, SUBJECTS),
+    cases,
+    subjects: cases.length === 0 ? [] : subjects,
+    l7Cases,
+    l7Subjects,
     profile: values.profile,
   };
+}
+
+/** Of this process; options that make no sense end it with 64 and the usage. */
+export function ownBenchOptions(): BenchOptions {
+  try {
+    return parseBenchOptions(process.argv.slice(2));
+  } catch (error) {
+    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n${USAGE}\n`);
+    process.exit(64);
+  }
 }
 
 function wholeNumber(name: string, text: string, max: number): number {
@@ -67,17 +104,17 @@ function wholeNumber(name: string, text: string, max: number): number {
   throw new Error(`--${name} must be a whole number from 1 to ${max}, not "${text}"`);
 }
 
-/** All of `known` when nothing was asked for; always in the order of `known`. */
-function chosen<T extends string>(
-  name: string,
+/** Whether a name was asked for; all are when none was. */
+function chosen(
+  option: string,
   wanted: readonly string[],
-  known: readonly T[],
-): T[] {
-  const strange = wanted.find((one) => !known.some((candidate) => candidate === one));
+  known: readonly string[],
+): (name: string) => boolean {
+  const strange = wanted.find((one) => !known.includes(one));
   if (strange !== undefined) {
-    throw new Error(`--${name} must be one of ${known.join(', ')}, not "${strange}"`);
+    throw new Error(`--${option} must be one of ${known.join(', ')}, not "${strange}"`);
   }
-  return known.filter((one) => wanted.length === 0 || wanted.includes(one));
+  return (name) => wanted.length === 0 || wanted.includes(name);
 }
 
 const FOLDERS = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin'];
@@ -90,6 +127,8 @@ const NEEDS = [
   ['haproxy', 'haproxy'],
   ['iperf3', 'iperf3'],
   ['wrk', 'wrk'],
+  ['h2load', 'nghttp2-client'],
+  ['curl', 'curl'],
 ] as const;
 
 /** Why the bench cannot run here, in a sentence that says what to do; undefined when it can. */

@@ -3,13 +3,17 @@
 import { MeshError } from '../../src/base/errors.ts';
 import { unwrap } from '../../src/base/result.ts';
 import { parseSocketAddress, parseAddress } from '../../src/core/address.ts';
+import type { HttpPolicy, RequestAuthentication } from '../../src/core/http-policy.ts';
 import type { SpiffeId } from '../../src/core/identity.ts';
 import type { LocalPod, NodeSettings, PodUid } from '../../src/core/pod.ts';
 import type { Policy } from '../../src/core/policy.ts';
+import type { WaypointService } from '../../src/core/route.ts';
+import type { ServiceTraffic } from '../../src/core/traffic-policy.ts';
 import type { Service, Workload } from '../../src/core/workload.ts';
 import { parseManifest } from '../../src/controlplane/manifest/manifest.ts';
 import type { MeshObject, ObjectKind } from '../../src/controlplane/objects.ts';
 import type { Settlement } from '../../src/controlplane/publication.ts';
+import type { Scoped } from '../../src/controlplane/waypoint-scope.ts';
 import { World, type WorldOptions } from '../../src/controlplane/world.ts';
 import { decide, type Decision } from '../../src/policy/decide.ts';
 import { selectPolicies } from '../../src/policy/policy-set.ts';
@@ -106,6 +110,17 @@ export function own(kind: string, path: string, spec: Json, metadata: Json = {})
   return read({ apiVersion, kind, metadata: { ...split(path), ...metadata }, spec });
 }
 
+export function gatewayApi(
+  kind: string,
+  path: string,
+  spec: Json,
+  metadata: Json = {},
+): MeshObject {
+  const apiVersion = 'gateway.networking.k8s.io/v1';
+  const place = kind === 'GatewayClass' ? { name: path } : split(path);
+  return read({ apiVersion, kind, metadata: { ...place, ...metadata }, spec });
+}
+
 /** A world and what a node that took everything would hold. */
 export class Model {
   readonly world: World;
@@ -114,6 +129,14 @@ export class Model {
   readonly workloads: Map<string, Workload> = new Map();
   readonly localPods: Map<string, Map<PodUid, LocalPod>> = new Map();
   readonly nodeSettings: Map<string, NodeSettings> = new Map();
+  /** By waypoint, then service. */
+  readonly waypoints: Map<string, Map<string, WaypointService>> = new Map();
+  readonly enrolledNamespaces: Map<string, true> = new Map();
+  /** By waypoint, then service. */
+  readonly traffic: Map<string, Map<string, ServiceTraffic>> = new Map();
+  /** By waypoint, then policy. */
+  readonly httpPolicies: Map<string, Map<string, HttpPolicy>> = new Map();
+  readonly authentications: Map<string, Map<string, RequestAuthentication>> = new Map();
   /** What waits for acknowledgement. */
   settlements: Settlement[] = [];
 
@@ -151,6 +174,19 @@ export class Model {
       const step = steps.next();
       if (step.done !== true) continue;
       const { policies, services, workloads, localPods, nodeSettings, settlements } = step.value;
+      for (const [waypoint, bound] of step.value.waypointServices) {
+        const known = this.waypoints.get(waypoint) ?? new Map<string, WaypointService>();
+        this.waypoints.set(waypoint, known);
+        merge(known, bound);
+      }
+      merge(this.enrolledNamespaces, step.value.enrolledNamespaces);
+      for (const [waypoint, changes] of step.value.traffic) {
+        const known = this.traffic.get(waypoint) ?? new Map<string, ServiceTraffic>();
+        this.traffic.set(waypoint, known);
+        merge(known, changes);
+      }
+      mergeScoped(this.httpPolicies, step.value.httpPolicies);
+      mergeScoped(this.authentications, step.value.requestAuthentications);
       merge(this.policies, policies);
       merge(this.services, services);
       merge(this.workloads, workloads);
@@ -217,6 +253,14 @@ export class Model {
       destination,
     };
     return decide(facts, set);
+  }
+}
+
+function mergeScoped<T>(into: Map<string, Map<string, T>>, changes: Scoped<T>): void {
+  for (const [waypoint, entries] of changes) {
+    const known = into.get(waypoint) ?? new Map<string, T>();
+    into.set(waypoint, known);
+    merge(known, entries);
   }
 }
 

@@ -50,13 +50,28 @@ t.test('a pod leaves in reverse: relax, retract, let go', (t) => {
 t.test('a pod that never ran in plain text has STRICT from its first moment', (t) => {
   const pending = pod('shop/web', { uid: 'u1', phase: 'Pending' });
   const model = new Model().put(namespace('shop', ENABLED), STRICT, pending).settleAll();
-  t.equal(model.workloads.size, 0, 'without an address there is nothing to publish');
+  t.same(model.workload('shop/web').addresses, [], 'known before it has an address');
   t.equal(model.local('node-a', 'u1')?.enrolled, true, 'its node knows it from scheduling on');
   model.put(pod('shop/web', { uid: 'u1', ip: '10.0.0.1', phase: 'Pending' })).publish();
   t.same(facts(model), [true, 'none', true]);
   model.captured('node-a', 'u1').publish();
   t.same(facts(model), [true, 'hbone', true]);
   t.same(model.settlements, []);
+  t.end();
+});
+
+t.test('nodes know which namespaces are enrolled before a pod of them starts', (t) => {
+  const model = new Model().put(namespace('shop', ENABLED), namespace('plain')).settleAll();
+  t.same([...model.enrolledNamespaces.keys()], ['shop']);
+  model.put(namespace('kube-system', ENABLED), namespace('nodemesh-system', ENABLED)).settleAll();
+  t.same([...model.enrolledNamespaces.keys()], ['shop'], 'what carries the node never is');
+  model.put(namespace('shop', { 'nodemesh.dev/mesh': 'disabled' })).settleAll();
+  t.same([...model.enrolledNamespaces.keys()], []);
+  model.put(namespace('shop', ENABLED)).settleAll().remove('Namespace', 'shop').settleAll();
+  t.same([...model.enrolledNamespaces.keys()], []);
+  const istio = new Model({ istioLabels: true });
+  istio.put(namespace('shop', { 'istio.io/dataplane-mode': 'ambient' })).settleAll();
+  t.same([...istio.enrolledNamespaces.keys()], ['shop']);
   t.end();
 });
 
@@ -183,6 +198,16 @@ t.test(
       t.equal(wantsEnrolment(object, namespace(name, on) as Namespace, true), false, name);
     }
     t.equal(wantsEnrolment(pod('shop/web') as Pod, undefined, true), false, 'no Namespace object');
+    const uid = '0123456789abcdef0123456789abcdef';
+    const annotations = { 'kubernetes.io/config.mirror': uid };
+    const copy = pod('shop/web', { uid: 'u', labels: on, annotations }) as Pod;
+    t.equal(copy.uid, uid, 'a static pod, as its node knows it');
+    t.equal(wantsEnrolment(copy, namespace('shop', on) as Namespace, true), false, 'static');
+    // Anybody may write the annotation: the uid of another pod in it takes nothing of that pod.
+    const victim = '00000000-0000-4000-8000-000000000001';
+    const claims = { 'kubernetes.io/config.mirror': victim };
+    const claiming = pod('evil/pod', { uid: 'own', labels: on, annotations: claims }) as Pod;
+    t.match(claiming, { uid: 'own', isStatic: false });
     t.end();
   },
 );

@@ -111,7 +111,10 @@ t.test('what is refused, by field', (t) => {
     [rule({ when: [{ key: 'source.ip' }] }), /values: values or notValues is needed/],
     [rule({ when: [{ key: 'source.ip', values: ['x'] }] }), /values\[0\]: Cannot read address/],
     [
-      own('AuthorizationPolicy', { selector: { matchLabels: { a: 'b' } }, targetRefs: [{}] }),
+      own('AuthorizationPolicy', {
+        selector: { matchLabels: { a: 'b' } },
+        targetRefs: [{ kind: 'Service', name: 'x' }],
+      }),
       /^spec\.selector: cannot be combined/,
     ],
     [own('PeerAuthentication', { mtls: { mode: 'MAYBE' } }), /^spec\.mtls\.mode: must be one of/],

@@ -186,7 +186,7 @@ t.test('scope: selector, namespace, whole mesh; targetRefs go to waypoints', (t)
   t.same(keys(dbWith(authz(deny, {}, 'other/p'))), [[['other/p', 'other', 'NAMESPACE']], [], true]);
   const bound = dbWith(authz({ ...deny, targetRefs: [{ kind: 'Service', name: 'db' }] }));
   t.same(keys(bound), [[], [], true]);
-  t.match([...bound.world.conditions()], [{ reason: 'NeedsWaypoint' }]);
+  t.match([...bound.world.conditions()], [{ reason: 'TargetNotFound' }]);
   t.end();
 });
 

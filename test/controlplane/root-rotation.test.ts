@@ -48,7 +48,9 @@ t.test('each step waits for its condition, then for a margin', async (t) => {
   await pass(600_000);
   t.equal(ca.phase, 'issue', 'somebody holds an old certificate');
   state.outdated = [];
-  await pass(2_000);
+  await pass(2_600);
+  t.equal(ca.phase, 'issue', 'what was signed may have to be asked for again');
+  await pass(1_000);
   t.equal(ca.phase, 'steady');
   t.equal(rotation.count, 1);
   await pass(60_000);
@@ -67,6 +69,9 @@ t.test('nodes that are away are waited for, an hour long', async (t) => {
   t.equal(ca.phase, 'trust');
   await pass(200_000);
   t.equal(ca.phase, 'steady', 'and then not');
+  await ca.beginRotation();
+  await pass(60_000);
+  t.equal(ca.phase, 'trust', 'also when it was not begun here');
   rotation[Symbol.dispose]();
 });
 
@@ -136,3 +141,19 @@ t.test('the ledger: who may still use a certificate of another issuer', async (t
   });
   t.equal(names('new', holder), 0);
 });
+
+t.test(
+  'the ledger of one of several: what others issue may be as young as the new issuer',
+  async (t) => {
+    const clock = createFakeClock();
+    const ledger = createLeafLedger(clock, DAY_MS, true);
+    t.equal(ledger.outdated([holder], 'old').length, 1);
+    await clock.advance(10 * DAY_MS);
+    t.equal(ledger.outdated([holder], 'old').length, 0);
+    t.equal(ledger.outdated([holder], 'new').length, 1, 'another signed it a moment ago, perhaps');
+    await clock.advance(DAY_MS - 1);
+    t.equal(ledger.outdated([holder], 'new').length, 1);
+    await clock.advance(1);
+    t.equal(ledger.outdated([holder], 'new').length, 0);
+  },
+);

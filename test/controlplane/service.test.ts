@@ -12,11 +12,11 @@ import type { MeshObject } from '../../src/controlplane/objects.ts';
 import {
   createControlPlane,
   type ControlPlane,
-  type NodeClient,
+  type MeshClient,
 } from '../../src/controlplane/service.ts';
-import { findNode, parseTokens } from '../../src/controlplane/tokens.ts';
-import { MeshError } from '../../src/base/errors.ts';
-import { fail, ok } from '../../src/base/result.ts';
+import { findCaller, parseTokens } from '../../src/controlplane/tokens.ts';
+import { ok } from '../../src/base/result.ts';
+import { unauthenticated } from '../../src/controlplane/caller.ts';
 import { CA_PATH, createCaClient } from '../../src/discovery/ca-client.ts';
 import { createCaMethod } from '../../src/discovery/ca-service.ts';
 import type { DiscoveryClient, TypeSubscription } from '../../src/discovery/client.ts';
@@ -36,7 +36,8 @@ import { dialLoopback, runClient, serveLoopback, until } from '../discovery/loop
 import { createTestCa, spiffeId } from '../identity/fixtures.ts';
 import { namespace, own, pod } from './build.ts';
 
-const TOKENS = 'node-a aaaaaaaaaaaaaaaaaaaa\nnode-b bbbbbbbbbbbbbbbbbbbb\n';
+const TOKENS =
+  'node-a aaaaaaaaaaaaaaaaaaaa\nnode-b bbbbbbbbbbbbbbbbbbbb\nshop/waypoint wwwwwwwwwwwwwwwwwwww\n';
 const STRICT_KEY = 'nodemesh-system/istio_converted_static_strict';
 
 interface Mesh {
@@ -53,14 +54,13 @@ async function startMesh(t: Test): Promise<Mesh> {
   const table = unwrap(parseTokens(TOKENS));
   let issuerChanges = 0;
   const common = { clock, logger: createNullLogger(), registry: createNullRegistry() };
-  const refused = new MeshError('MESH_DISCOVERY_UNAUTHENTICATED', 'Cannot authenticate node');
   const plane = await createControlPlane({
     ...common,
     ca,
     authenticator: {
       authenticate(token) {
-        const node = findNode(table, token);
-        return Promise.resolve(node === undefined ? fail(refused) : ok(node));
+        const caller = findCaller(table, token);
+        return Promise.resolve(caller === undefined ? unauthenticated('unknown') : ok(caller));
       },
     },
     captureStore: createNullCaptureStore(),
@@ -68,7 +68,7 @@ async function startMesh(t: Test): Promise<Mesh> {
     tuning: { gatherMs: 2, acknowledgeMarginMs: 5, rotationMarginMs: 20 },
     onIssuerChanged: () => void issuerChanges++,
   });
-  const server: DiscoveryServer<NodeClient, string> = createDiscoveryServer<NodeClient, string>({
+  const server: DiscoveryServer<MeshClient, string> = createDiscoveryServer<MeshClient, string>({
     ...common,
     ...plane.hooks,
     pushIntervalMs: 0,
@@ -76,7 +76,7 @@ async function startMesh(t: Test): Promise<Mesh> {
   const loopback = await serveLoopback(
     new Map([
       [DISCOVERY_PATH, server.method],
-      [CA_PATH, createCaMethod<NodeClient, string>({ ...common, ...plane.hooks })],
+      [CA_PATH, createCaMethod<MeshClient, string>({ ...common, ...plane.hooks })],
     ]),
   );
   t.teardown(async () => {
@@ -179,6 +179,7 @@ const db = pod('shop/db', {
 });
 const strict = own('MeshConfig', 'nodemesh-system/default', { mtls: { mode: 'STRICT' } });
 const A = 'aaaaaaaaaaaaaaaaaaaa';
+const W = 'wwwwwwwwwwwwwwwwwwww';
 const B = 'bbbbbbbbbbbbbbbbbbbb';
 
 t.test(
@@ -226,6 +227,21 @@ t.test('T01 a node gets certificates for its own enrolled pods only', async (t) 
   await t.rejects(stranger.sign('web'), { code: 'MESH_CA_REFUSED' }, 'T05 a wrong token');
   await new Promise((resolve) => setTimeout(resolve, 30));
   t.equal(stranger.held.get(TYPE_URL.address)?.size, 0, 'T105 nothing without a token');
+});
+
+t.test('T106 a waypoint sees the mesh but no node, and signs for itself alone', async (t) => {
+  const mesh = await startMesh(t);
+  mesh.put(namespace('shop', enabled), web, pod('shop/w', { sa: 'waypoint', ip: '10.0.0.9' }));
+  await mesh.plane.sourceSynced();
+  const waypoint = startNode(t, mesh, 'node-a', W);
+  await until(() => waypoint.seen() === 'none' && waypoint.bundle() !== undefined, 'the mesh');
+  waypoint.report('u1');
+  t.ok((await waypoint.sign('waypoint')).length >= 1);
+  await t.rejects(waypoint.sign('web'), { code: 'MESH_CA_REFUSED' });
+  t.equal(waypoint.held.get(TYPE_URL.localPod)?.size, 0, 'it is no node, whatever it says');
+  t.equal(waypoint.held.get(TYPE_URL.nodeSettings)?.size, 0);
+  t.equal(waypoint.seen(), 'none', 'and captures nothing');
+  t.match(mesh.plane.status(), { nodes: [], workloads: ['shop/waypoint'] });
 });
 
 t.test('the root rotates: trust, issue, retire, each after everybody is ready', async (t) => {

@@ -16,6 +16,8 @@ import {
 import { Model, namespace, pod, type PodShape } from './build.ts';
 
 const NOW_MS = Date.UTC(2026, 0, 1, 12);
+const NODE_A = { kind: 'node', node: 'node-a' } as const;
+const NODE_B = { kind: 'node', node: 'node-b' } as const;
 const NODES = ['node-a', 'node-b', 'node-c'];
 const SPACES = ['shop', 'other', 'kube-system'];
 const ACCOUNTS = ['web', 'db'];
@@ -89,7 +91,13 @@ t.test('T01 random clusters: signing agrees with the oracle in 100,000 cases', (
         for (const serviceAccount of [...ACCOUNTS, 'default']) {
           const trustDomain = chance(0.9) ? 'cluster.local' : 'elsewhere.example';
           const identity = { trustDomain, namespace: ns, serviceAccount };
-          const result = maySign(model.world, node, identity, 'cluster.local', NOW_MS);
+          const result = maySign(
+            model.world,
+            { kind: 'node', node },
+            identity,
+            'cluster.local',
+            NOW_MS,
+          );
           const expected = oracle(pods.values(), spaces, node, identity);
           cases++;
           if (result.ok) granted++;
@@ -120,7 +128,7 @@ t.test('T01 each refusal says why, for the audit log', (t) => {
     const model = new Model();
     if (shape !== undefined) model.put(pod('shop/p', { sa: 'web', ...shape }));
     model.settleAll();
-    const result = maySign(model.world, node, identity, trustDomain, NOW_MS);
+    const result = maySign(model.world, { kind: 'node', node }, identity, trustDomain, NOW_MS);
     t.match(result, { ok: false, error: { code: 'MESH_CA_REFUSED', message: reason } });
   }
   t.end();
@@ -133,8 +141,7 @@ t.test(
     const labels = { 'nodemesh.dev/mesh': 'enabled' };
     const model = new Model().put(pod('shop/p', { uid: 'u', sa: 'web', ip: '10.0.0.1', labels }));
     model.settleAll().captured('node-a', 'u').settleAll();
-    const signs = (): boolean =>
-      maySign(model.world, 'node-a', identity, 'cluster.local', NOW_MS).ok;
+    const signs = (): boolean => maySign(model.world, NODE_A, identity, 'cluster.local', NOW_MS).ok;
     t.equal(signs(), true);
     model.put(pod('shop/p', { uid: 'u', sa: 'web', ip: '10.0.0.1' })).publish();
     t.equal(signs(), true, 'still served while others are told');
@@ -148,14 +155,32 @@ t.test(
   },
 );
 
+t.test('T01 a workload gets its own identity only, while a pod of that account lives', (t) => {
+  const { pods } = new Model().put(pod('shop/w-1', { sa: 'waypoint', ip: '10.0.0.1' })).world;
+  const source = { pods, isAttached: () => false };
+  const sign = (account: string, podName?: string, namespace = 'shop'): boolean => {
+    const caller = { kind: 'workload', namespace: 'shop', serviceAccount: 'waypoint' } as const;
+    const identity = { trustDomain: 'cluster.local', namespace, serviceAccount: account };
+    return maySign(source, { ...caller, pod: podName }, identity, 'cluster.local', NOW_MS).ok;
+  };
+  t.equal(sign('waypoint'), true, 'enrolled or not');
+  t.equal(sign('waypoint', 'w-1'), true);
+  t.equal(sign('waypoint', 'w-2'), false, 'a token of a pod that is gone');
+  t.equal(sign('web'), false);
+  t.equal(sign('waypoint', undefined, 'other'), false);
+  pods.put(pod('shop/w-1', { sa: 'waypoint', phase: 'Failed' }) as Pod);
+  t.equal(sign('waypoint'), false);
+  t.end();
+});
+
 t.test('a pod that another data plane captured on its node can be signed for', (t) => {
   const identity = { trustDomain: 'cluster.local', namespace: 'shop', serviceAccount: 'web' };
   const annotations = { 'ambient.istio.io/redirection': 'enabled' };
   const model = new Model()
     .put(pod('shop/p', { sa: 'web', ip: '10.0.0.1', annotations }))
     .settleAll();
-  t.equal(maySign(model.world, 'node-a', identity, 'cluster.local', NOW_MS).ok, true);
-  t.equal(maySign(model.world, 'node-b', identity, 'cluster.local', NOW_MS).ok, false);
+  t.equal(maySign(model.world, NODE_A, identity, 'cluster.local', NOW_MS).ok, true);
+  t.equal(maySign(model.world, NODE_B, identity, 'cluster.local', NOW_MS).ok, false);
   t.end();
 });
 

@@ -1,4 +1,4 @@
-/** T05: node tokens from a file. */
+/** T05: tokens from a file. */
 
 import { chmod, mkdtemp, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -11,7 +11,7 @@ import t from 'tap';
 import { createFakeClock, type FakeClock } from '../../src/base/clock.ts';
 import { createNullLogger } from '../../src/base/logger.ts';
 import { unwrap } from '../../src/base/result.ts';
-import { findNode, openTokenFile, parseTokens } from '../../src/controlplane/tokens.ts';
+import { findCaller, openTokenFile, parseTokens } from '../../src/controlplane/tokens.ts';
 
 const A = 'a'.repeat(32);
 const B = 'b'.repeat(32);
@@ -19,13 +19,17 @@ const hashed = `sha256:${createHash('sha256').update(B).digest('hex')}`;
 
 t.test('lines of node and token, or its hash; several per node', (t) => {
   const table = unwrap(
-    parseTokens(`# nodes\n\nnode-a ${A}\n  node-b\t${hashed}\r\nnode-a ${A}x\n`),
+    parseTokens(
+      `# nodes\n\nnode-a ${A}\n  node-b\t${hashed}\r\nnode-a ${A}x\nshop/waypoint ${A}w\n`,
+    ),
   );
-  t.equal(findNode(table, A), 'node-a');
-  t.equal(findNode(table, `${A}x`), 'node-a');
-  t.equal(findNode(table, B), 'node-b');
+  t.same(findCaller(table, A), { kind: 'node', node: 'node-a' });
+  t.same(findCaller(table, `${A}x`), { kind: 'node', node: 'node-a' });
+  t.same(findCaller(table, B), { kind: 'node', node: 'node-b' });
+  const waypoint = { kind: 'workload', namespace: 'shop', serviceAccount: 'waypoint' };
+  t.same(findCaller(table, `${A}w`), waypoint, 'a workload proves its own account');
   for (const wrong of ['', 'x', hashed, `${A} `, A.toUpperCase(), 'y'.repeat(10_000)]) {
-    t.equal(findNode(table, wrong), undefined);
+    t.equal(findCaller(table, wrong), undefined);
   }
   t.end();
 });
@@ -34,9 +38,11 @@ t.test('what is wrong is refused with its line, and without the token', (t) => {
   const rows: [string, RegExp][] = [
     ['node-a', /line 1: must be/],
     [`\nnode-a ${A} more`, /line 2: must be/],
-    [`Node_A ${A}`, /node name/],
+    [`Node_A ${A}`, /node or account/],
+    [`shop/ ${A}`, /node or account/],
+    [`a/b/c ${A}`, /node or account/],
     ['node-a short', /shorter than 16/],
-    [`node-a ${A}\nnode-b ${A}`, /line 2: the token is that of node "node-a"/],
+    [`node-a ${A}\nnode-b ${A}`, /line 2: the token is that of "node-a" too/],
   ];
   for (const [text, message] of rows) {
     const result = parseTokens(text);
@@ -50,7 +56,7 @@ t.test('any text is read or refused, never thrown at', (t) => {
   fc.assert(
     fc.property(fc.string({ maxLength: 200 }), fc.string(), (text, token) => {
       const table = parseTokens(text);
-      return !table.ok || findNode(table.value, token) === undefined || token.length >= 16;
+      return !table.ok || findCaller(table.value, token) === undefined || token.length >= 16;
     }),
   );
   t.end();
@@ -82,7 +88,7 @@ t.test(
     using tokens = await openTokenFile(options);
     const isKnown = async (token: string): Promise<boolean> =>
       (await tokens.authenticate(token)).ok;
-    t.equal(tokens.nodeCount, 1);
+    t.equal(tokens.callerCount, 1);
     t.equal(await isKnown(A), true);
     t.match(await tokens.authenticate(B), { error: { code: 'MESH_DISCOVERY_UNAUTHENTICATED' } });
 

@@ -126,6 +126,13 @@ t.test('services: host name, VIPs, families and the balancing table (hbone 3.4)'
       .settleAll();
     t.match(model.services.get('shop/web.shop.svc.cluster.local')?.balancing, balancing);
   }
+  for (const [word, clientAffinity] of [
+    ['ClientIP', true],
+    ['None', false],
+  ] as const) {
+    const model = new Model().put(service('shop/web', { sessionAffinity: word })).settleAll();
+    t.match(model.services.get('shop/web.shop.svc.cluster.local'), { clientAffinity });
+  }
   const families: [Json, string][] = [
     [{ clusterIP: '10.96.0.1' }, 'IPV4_ONLY'],
     [{ clusterIP: 'fd00::1' }, 'IPV6_ONLY'],

@@ -106,6 +106,7 @@ export const service: fc.Arbitrary<Service> = record({
     mode: fc.constantFrom('UNSPECIFIED', 'STRICT', 'FAILOVER', 'PASSTHROUGH'),
     includeUnhealthy: fc.boolean(),
   }),
+  clientAffinity: fc.boolean(),
   ipFamilies: fc.constantFrom('AUTOMATIC', 'IPV4_ONLY', 'IPV6_ONLY', 'DUAL'),
   canonical: fc.boolean(),
   visibility: fc.constantFrom('PUBLIC', 'NAMESPACE'),

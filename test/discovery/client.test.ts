@@ -156,11 +156,14 @@ void t.test(
 void t.test(
   'discovery client outlives a stream that ends well (MESH_DISCOVERY_STREAM_LOST)',
   async (t) => {
-    const server = await serveLoopback(new Map([[DISCOVERY_PATH, { handle: async () => {} }]]));
+    let calls = 0;
+    const handle = async (): Promise<void> => void calls++;
+    const server = await serveLoopback(new Map([[DISCOVERY_PATH, { handle }]]));
     const logger = createListLogger();
     const { stop } = runClient(server.port, [createHeld(TYPE_URL.address)], { logger });
-    await until(() => logger.lines.length >= 2, 'two losses');
-    t.match(logger.lines[1]?.fields['error'], {
+    await until(() => calls >= 3, 'three streams');
+    t.equal(logger.lines.length, 1, 'an outage is told once, and then now and again');
+    t.match(logger.lines[0]?.fields['error'], {
       code: 'MESH_DISCOVERY_STREAM_LOST',
       retryable: true,
     });

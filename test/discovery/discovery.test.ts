@@ -1,5 +1,6 @@
 import t from 'tap';
 
+import { ok } from '../../src/base/result.ts';
 import type { ClientInfo } from '../../src/discovery/server.ts';
 import { ResourceCache } from '../../src/discovery/resource-cache.ts';
 import { TYPE_URL } from '../../src/discovery/type-urls.ts';
@@ -248,7 +249,7 @@ void t.test('discovery refuses who has no token, and says nothing (T105)', async
     token: async () => 'bad',
     logger: mine,
   });
-  await until(() => mine.lines.length > 1, 'refusals');
+  await until(() => logger.lines.length > 1, 'refusals');
   t.notOk(client.connected);
   t.equal(views, 0);
   const { error } = (mine.lines[0]?.fields ?? {}) as { error: Error };
@@ -354,6 +355,22 @@ void t.test('discovery ends the oldest stream of a client with too many', async 
   await fifth.client.whenSynced([TYPE_URL.address]);
   t.ok(registry.read('nodemesh_discovery_refused_total', 'superseded') > 0);
   await Promise.all([...clients, fifth].map(({ stop }) => stop()));
+  await server.close();
+});
+
+void t.test('discovery lets an id that several processes share have more streams', async (t) => {
+  const registry = createListRegistry();
+  const server = await serveDiscovery([cacheOf(TYPE_URL.address)], {
+    registry,
+    authenticate: async () => ok({ id: 'shop/way', streamsMax: 6 }),
+  });
+  const clients = Array.from({ length: 6 }, () =>
+    runClient(server.port, [createHeld(TYPE_URL.address)]),
+  );
+  await Promise.all(clients.map(({ client }) => client.whenSynced([TYPE_URL.address])));
+  t.equal(registry.read('nodemesh_discovery_clients'), 6);
+  t.equal(registry.read('nodemesh_discovery_refused_total', 'superseded'), 0);
+  await Promise.all(clients.map(({ stop }) => stop()));
   await server.close();
 });
 

@@ -156,6 +156,13 @@ const CASES: readonly (readonly [name: string, manifest: string, outcome: Partia
     policy('ALLOW', 'cart', from('principals: ["*"], notNamespaces: ["shop"]')),
     { ...CART_REFUSED, outsider: false },
   ],
+  ['a DENY that cannot be read', policy('DENY', 'db', '[{ frm: [] }]'), { db: false }],
+  [
+    'an ALLOW that cannot be read',
+    policy('ALLOW', 'cart', from('principals: ["a*b"]')),
+    { ...CART_REFUSED, outsider: false },
+  ],
+  ['a mode that cannot be read', mtls('STRIKT', 'shop'), { outsider: false }],
   ['AUDIT refuses nobody', policy('AUDIT', 'cart', from(`principals: [${WEB}]`)), {}],
   [
     'dry-run refuses nobody',

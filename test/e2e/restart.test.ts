@@ -7,6 +7,7 @@ import t from 'tap';
 
 import { childrenOf, DB, linesOf, probeFrom, proxyOn, untilWire } from '../../src/demo/actions.ts';
 import { until, wait } from '../../src/demo/mesh.ts';
+import { slowness } from '../support/slowness.ts';
 import { createTestMesh, reasonToSkipMesh, untilCaptured } from './harness.ts';
 
 const STRICT = `apiVersion: nodemesh.dev/v1alpha1
@@ -14,7 +15,7 @@ kind: PeerAuthentication
 metadata: { name: default, namespace: shop }
 spec: { mtls: { mode: STRICT } }
 `;
-/** The budget is 2 s on a machine of its own; this one shares two cores with all that is tested. */
+/** The budget is 2 s on a machine of its own (test/cluster/outage.ts); this one shares two cores with all that is tested. */
 const SERVES_AGAIN_MAX_MS = 4000;
 
 t.test(
@@ -58,8 +59,7 @@ t.test(
       return (await probeFrom(running, 'web', DB, 1000)).ok;
     });
     const ms = Math.round(performance.now() - startMs);
-    t.ok(ms < SERVES_AGAIN_MAX_MS, `served again after ${ms} ms`);
-    t.comment(`served again ${ms} ms after its start`);
+    t.ok(ms < SERVES_AGAIN_MAX_MS * slowness(), `served again ${ms} ms after its start`);
     t.ok(linesOf(heir, 'starting from the last good configuration').length > 0);
     await wait(200);
     t.match(wire.counts(), { plain: 0, readable: 0 }, 'nothing crossed in plain text');

@@ -55,7 +55,7 @@ t.test('the demo keeps all its promises and leaves nothing behind', { skip }, as
   const demo = startDemo(t, [], '--once');
   const exit = await demo.exited;
   t.equal(exit, 0, 'it exits with 0');
-  t.match(demo.output(), /all 8 promises kept/);
+  t.match(demo.output(), /all 11 promises kept/);
   if (exit !== 0) t.comment(demo.output());
   t.same(traces(), []);
 });
@@ -111,7 +111,7 @@ t.test(
     const demo = startDemo(t, UNPRIVILEGED, '--once');
     const exit = await demo.exited;
     t.equal(exit, 0, 'it exits with 0');
-    t.match(demo.output(), /all 8 promises kept/);
+    t.match(demo.output(), /all 11 promises kept/);
     if (exit !== 0) t.comment(demo.output());
     t.notOk(existsSync('/tmp/nodemesh-demo-65534'), 'nothing stays');
   },

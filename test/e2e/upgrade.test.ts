@@ -58,17 +58,44 @@ t.test(
 );
 
 t.test(
-  'a drain deadline of 2 s cuts what is left, with the reason in the log',
+  'two successors at once: one of them serves in the end, nothing is refused, nothing is lost',
+  { skip },
+  async (t) => {
+    const running = await createTestMesh(t);
+    await holdOpen(running, 'long');
+    await startTraffic(running, 'load');
+    const all = [proxyOn(running, 'node-b')];
+    for (let count = 0; count < 2; count++) all.push(running.mesh.startNode('node-b'));
+    const ended = new Set<NodeProxy>();
+    for (const proxy of all) void proxy.process.exited.then(() => ended.add(proxy));
+    const drains = (proxy: NodeProxy): boolean => linesOf(proxy, 'node proxy drains').length > 0;
+    await until('two of three drain', 30_000, () => all.filter(drains).length === 2);
+    const heir = all.find((proxy) => !drains(proxy));
+    t.not(heir, all[0], 'one of the successors');
+    if (heir !== undefined) running.proxies.set('node-b', heir);
+    await untilCaptured(running, 4);
+    await wait(1000);
+    const load = await stopTraffic(running, 'load');
+    t.same(load.errors, [], describeLoad(load));
+    t.match(await holdCounts(running, 'long'), { open: LONG_CONNECTIONS, lost: 0, wrong: 0 });
+    await holdStop(running, 'long');
+    await until('the two have ended', 15_000, () => ended.size === 2);
+    t.notOk(heir !== undefined && ended.has(heir));
+  },
+);
+
+t.test(
+  'a drain deadline of 5 s cuts what is left, with the reason in the log',
   { skip },
   async (t) => {
     const running = await createTestMesh(t, {
       workers: 1,
-      nodeSettings: { NODEMESH_DRAIN_S: '2' },
+      nodeSettings: { NODEMESH_DRAIN_S: '5' },
     });
     await holdOpen(running, 'long');
     const old = await replace(running, 'node-b');
     t.equal((await holdCounts(running, 'long')).lost, 0, 'none is cut before');
-    await until('all are cut', 10_000, async () => (await holdCounts(running, 'long')).open === 0);
+    await until('all are cut', 20_000, async () => (await holdCounts(running, 'long')).open === 0);
     const reason = await Promise.race([old.process.exited, wait(10_000)]);
     t.equal(reason, 0, 'the old proxy has ended');
     const records = linesOf(old, '"flag":"DRAIN"');

@@ -131,7 +131,7 @@ t.test('unknown kinds are warnings, mistakes are errors with file, line and fiel
     ].join('\n'),
     'b.json': '{ "apiVersion": "v1",\n "kind": "Pod",\n "metadata": { "name": "A" } }',
   });
-  t.same(changes(), []);
+  t.same(changes(), ['+AuthorizationPolicy/default/p'], 'what stands for the mistake');
   t.match(source.report().manifests, [
     { file: 'a.yaml', line: 1, state: 'warning', message: /"apps\/v1 Deployment" is not read/ },
     {
@@ -161,6 +161,52 @@ t.test('a bad object marks only itself, and its last good version stays', async 
   t.same(changes(), ['-AuthorizationPolicy/default/p'], 'deleted, now that everything can be read');
   t.same(errors(), []);
 });
+
+t.test('a policy that was never good fails closed until it can be read', async (t) => {
+  const { write, changes, errors, source } = await openFolder(t, {
+    'a.yaml': policy('p', '{ action: DENY, ruls: [], selector: { matchLabels: { a: b } } }'),
+  });
+  t.same(changes(), ['+AuthorizationPolicy/default/p']);
+  t.match(errors(), [/spec.ruls is not a field.*; until it can be read it denies everything/]);
+  await write('a.yaml', policy('p', '{ rulez: [], selector: { matchLabels: { a: c } } }'));
+  await source.rescan();
+  t.same(changes(), ['+AuthorizationPolicy/default/p'], 'by what it says now');
+  t.match(errors(), [/until it can be read it allows nothing/]);
+  await write('a.yaml', policy('p', '{}'));
+  await source.rescan();
+  t.same([changes(), errors()], [['+AuthorizationPolicy/default/p'], []]);
+  await write('a.yaml', policy('p', '{ rulez: [] }'));
+  await source.rescan();
+  t.same(changes(), [], 'it was good: its last good version stays');
+  t.match(errors(), [/spec.rulez is not a field of this kind; check the spelling$/]);
+});
+
+t.test(
+  'a policy of Gateway API that became bad counts no longer, and its line is told',
+  async (t) => {
+    const policyOf = (percent: number): string =>
+      [
+        'apiVersion: gateway.networking.x-k8s.io/v1alpha1',
+        'kind: XBackendTrafficPolicy',
+        'metadata: { name: p }',
+        'spec:',
+        "  targetRefs: [{ group: '', kind: Service, name: cart }]",
+        `  retryConstraint: { budget: { percent: ${percent} } }`,
+      ].join('\n');
+    const { write, changes, errors, source } = await openFolder(t, { 'a.yaml': policyOf(20) });
+    const key = '+TrafficPolicy/default/XBackendTrafficPolicy:p';
+    t.same(changes(), [key]);
+    await write('a.yaml', policyOf(120));
+    await source.rescan();
+    t.same(changes(), [key], 'told as what sets nothing');
+    t.match(errors(), [/line 6: spec.retryConstraint.budget.percent .*nothing of it counts/]);
+    await source.rescan();
+    t.same(changes(), [], 'once');
+    await write('a.yaml', policyOf(30));
+    await source.rescan();
+    t.same([changes(), errors()], [[key], []]);
+  },
+);
 
 t.test('while something in a file cannot be read, nothing of it is taken as deleted', async (t) => {
   const { write, changes, errors, source } = await openFolder(t, {

@@ -24,16 +24,10 @@ import type { IpAddress } from '../../src/core/address.ts';
 import { createPluggedCa, type PluggedCaFiles } from '../../src/identity/ca.ts';
 import { LEAF_TTL_MAX_MS, LEAF_TTL_MIN_MS } from '../../src/identity/ca-issuer.ts';
 import { CA_STATE_FILE, createFileCaStorage } from '../../src/identity/ca-storage.ts';
-import { buildIntermediate, buildRoot, keyIdOf } from '../../src/identity/certificate.ts';
 import { readCertificate } from '../../src/identity/certificate-reader.ts';
-import {
-  createKeyPair,
-  type KeyPair,
-  privateKeyPem,
-  publicKeyDer,
-} from '../../src/identity/keys.ts';
+import { createKeyPair, privateKeyPem } from '../../src/identity/keys.ts';
 import { verifyPeer } from '../../src/identity/peer.ts';
-import { formatPem, parsePem } from '../../src/identity/pem.ts';
+import { parsePem } from '../../src/identity/pem.ts';
 import {
   INTERMEDIATE_LIFE_MS,
   ROOT_LIFE_MS,
@@ -44,6 +38,7 @@ import {
   createTestCa,
   DAY_MS,
   issueTestCertificate,
+  plug,
   spiffeId,
 } from './fixtures.ts';
 
@@ -330,39 +325,6 @@ t.test('file storage: private, whole, and clean of what is no longer named', asy
   t.same(readdirSync(blocked), [CA_STATE_FILE], 'no temporary file is left');
   chmodSync(directory, 0o700);
 });
-
-interface Plugged {
-  readonly files: PluggedCaFiles;
-  readonly keys: KeyPair;
-  readonly rootDer: Buffer;
-}
-
-function plug(keys: KeyPair, kind: 'root' | 'intermediate'): Plugged {
-  const nowMs = Date.UTC(2026, 0, 1);
-  const life = { notBeforeMs: nowMs - DAY_MS, notAfterMs: nowMs + 365 * DAY_MS };
-  const rootKeys = kind === 'root' ? keys : createKeyPair();
-  const rootDer = buildRoot(rootKeys, 'corp', 'corp root', life, random);
-  const rootPem = formatPem('CERTIFICATE', rootDer);
-  const issuer = {
-    privateKey: rootKeys.privateKey,
-    subjectDer: unwrap(readCertificate(rootDer)).subjectDer,
-    keyId: keyIdOf(publicKeyDer(rootKeys.publicKey)),
-  };
-  const caPem =
-    kind === 'root'
-      ? rootPem
-      : formatPem(
-          'CERTIFICATE',
-          buildIntermediate(issuer, keys.publicKey, 'corp', 'corp ca', life, random),
-        );
-  const files: PluggedCaFiles = {
-    caCert: caPem,
-    caKey: privateKeyPem(keys.privateKey),
-    certChain: caPem + rootPem,
-    rootCert: rootPem,
-  };
-  return { files, keys, rootDer };
-}
 
 t.test('a plugged-in CA issues under the operator’s key, EC or RSA, root or below one', (t) => {
   const clock = createFakeClock();

@@ -2,101 +2,21 @@
 
 import t from 'tap';
 
-import { createFakeClock, type FakeClock } from '../../src/base/clock.ts';
 import { MeshError } from '../../src/base/errors.ts';
-import { createNullLogger, type LogFields, type Logger } from '../../src/base/logger.ts';
-import type { Registry } from '../../src/base/metrics.ts';
-import { createSeededRandom } from '../../src/base/random.ts';
-import { unwrap } from '../../src/base/result.ts';
 import type { SpiffeId } from '../../src/core/identity.ts';
-import type { CertificateAuthority } from '../../src/identity/ca.ts';
-import {
-  type CertificateSigner,
-  SIGN_TIMEOUT_MS,
-  type SignedChain,
-} from '../../src/identity/certificate-request.ts';
+import { SIGN_TIMEOUT_MS, type SignedChain } from '../../src/identity/certificate-request.ts';
 import {
   type CertificateChange,
-  CertificateStore,
   HELD_IDENTITIES_MAX,
   RETRY_WAIT_MAX_MS,
   SIGN_CONCURRENCY_MAX,
   WAITERS_MAX,
 } from '../../src/identity/certificate-store.ts';
-import { parseCsr } from '../../src/identity/csr.ts';
 import { bundlePem } from '../../src/identity/trust-bundle.ts';
 import { createTestCa, DAY_MS, HOUR_MS, issueTestCertificate, spiffeId } from './fixtures.ts';
+import { createBench, type Bench } from './store-bench.ts';
 
 const MINUTE_MS = 60_000;
-
-interface Bench {
-  readonly clock: FakeClock;
-  readonly store: CertificateStore;
-  readonly ca: CertificateAuthority;
-  /** Identities in the order in which they were asked for. */
-  readonly asked: SpiffeId[];
-  readonly changes: CertificateChange[];
-  readonly logged: { level: string; message: string; fields: LogFields | undefined }[];
-  readonly counted: Map<string, number>;
-  readonly gauges: Map<string, () => number>;
-  /** Replaces the way requests are answered. */
-  answer: (csr: string, identity: SpiffeId, signal: AbortSignal) => Promise<SignedChain>;
-  /** The answer of a CA in order, with certificates of this life. */
-  sign: (csr: string, identity: SpiffeId) => Promise<SignedChain>;
-  ttlMs: number;
-}
-
-async function createBench(wrap: (clock: FakeClock) => FakeClock = (same) => same): Promise<Bench> {
-  const clock = wrap(createFakeClock());
-  const ca = await createTestCa({ clock });
-  const logged: Bench['logged'] = [];
-  const counted: Bench['counted'] = new Map();
-  const gauges: Bench['gauges'] = new Map();
-  const log =
-    (level: string) =>
-    (message: string, fields?: LogFields): void =>
-      void logged.push({ level, message, fields });
-  const logger: Logger = { ...createNullLogger(), warn: log('warn'), error: log('error') };
-  const registry: Registry = {
-    counter: () => ({
-      add: (value, labels) => {
-        const key = labels?.join() ?? '';
-        counted.set(key, (counted.get(key) ?? 0) + value);
-      },
-    }),
-    gauge: () => ({ set: () => {} }),
-    observedGauge: (options, read) => void gauges.set(options.name, read),
-  };
-  const signer: CertificateSigner = {
-    sign: (csr, identity, signal) => {
-      bench.asked.push(identity);
-      return bench.answer(csr, identity, signal);
-    },
-  };
-  const random = createSeededRandom(7);
-  const bench: Bench = {
-    clock,
-    ca,
-    store: new CertificateStore({ clock, random, logger, registry, signer }),
-    asked: [],
-    changes: [],
-    logged,
-    counted,
-    gauges,
-    ttlMs: DAY_MS,
-    sign: (csr, identity) => {
-      const issued = unwrap(ca.issue(unwrap(parseCsr(csr)), identity, bench.ttlMs));
-      const roots = ca.bundle.domains.get('cluster.local') ?? [];
-      return Promise.resolve({
-        chainPem: issued.chainPem,
-        rootsPem: roots.map(({ pem }) => pem),
-      });
-    },
-    answer: (csr, identity) => bench.sign(csr, identity),
-  };
-  bench.store.onChange((change) => bench.changes.push(change));
-  return bench;
-}
 
 const refusal = (): Promise<SignedChain> =>
   Promise.reject(new MeshError('MESH_CA_REFUSED', 'Cannot sign: not today'));
@@ -198,16 +118,17 @@ t.test(
 );
 
 t.test(
-  'CertificateStore renews at half life ± 10 % and keeps the old one until then (T127)',
+  'CertificateStore renews at 40 % to 50 % of the life and keeps the old one until then (T127)',
   async (t) => {
     for (let round = 0; round < 5; round++) {
       const bench = await createBench();
+      // Each takes one of the chances.
+      for (let other = 0; other < round; other++) bench.store.retain(spiffeId(`other${other}`));
       const retention = bench.store.retain(web);
-      for (let burn = 0; burn < round; burn++) bench.store.retain(spiffeId(`burn${burn}`));
       const first = await bench.store.acquire(web);
-      await bench.clock.advance(12 * HOUR_MS * 0.9 - 1000);
+      await bench.clock.advance(24 * HOUR_MS * 0.4 - MINUTE_MS - 1000);
       t.equal(bench.store.get(web), first);
-      await bench.clock.advance(12 * HOUR_MS * 0.2 + 2000);
+      await bench.clock.advance(24 * HOUR_MS * 0.1 + 2000);
       const second = bench.store.get(web);
       t.not(second?.serial, first.serial);
       t.not(second?.privateKeyPem, first.privateKeyPem, 'with a new key');
@@ -216,6 +137,22 @@ t.test(
     }
   },
 );
+
+t.test('G05 whenever the CA goes away, certificates serve for another twelve hours', async (t) => {
+  // Before, about and after the renewal, which chance puts elsewhere for each of them.
+  const names = Array.from({ length: 4 }, (_, i) => spiffeId(`pod${i}`));
+  for (const goneAfterH of [9.7, 12.1, 12.9]) {
+    const bench = await createBench();
+    for (const name of names) bench.store.retain(name);
+    for (const name of names) await bench.store.acquire(name);
+    await bench.clock.advance(goneAfterH * HOUR_MS);
+    bench.answer = refusal;
+    await bench.clock.advance(12 * HOUR_MS - 1000);
+    const served = names.filter((name) => bench.store.get(name) !== undefined);
+    t.same(served, names, `gone after ${goneAfterH} h`);
+    bench.store.close();
+  }
+});
 
 t.test(
   'a failed renewal keeps the certificate while it is valid, alarms at a third, then fails closed (T127)',

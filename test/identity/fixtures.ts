@@ -5,11 +5,18 @@ import { createSystemClock } from '../../src/base/clock.ts';
 import { unwrap } from '../../src/base/result.ts';
 import { createSystemRandom } from '../../src/base/system-random.ts';
 import type { SpiffeId } from '../../src/core/identity.ts';
-import type { CertificateAuthority } from '../../src/identity/ca.ts';
+import type { CertificateAuthority, PluggedCaFiles } from '../../src/identity/ca.ts';
 import type { CaStorage } from '../../src/identity/ca-storage.ts';
+import { buildIntermediate, buildRoot, keyIdOf } from '../../src/identity/certificate.ts';
 import { readCertificate } from '../../src/identity/certificate-reader.ts';
 import { readDer } from '../../src/identity/der.ts';
-import { createKeyPair, privateKeyPem } from '../../src/identity/keys.ts';
+import {
+  createKeyPair,
+  type KeyPair,
+  privateKeyPem,
+  publicKeyDer,
+} from '../../src/identity/keys.ts';
+import { formatPem } from '../../src/identity/pem.ts';
 import { openSelfSignedCa, type SelfSignedCa } from '../../src/identity/self-signed-ca.ts';
 import {
   createWorkloadCertificate,
@@ -80,4 +87,40 @@ export function invariantParts(der: Buffer): string[] {
   return children
     .filter((_, index) => index !== 1 && index !== 4)
     .map(({ raw }) => raw.toString('hex'));
+}
+
+export interface Plugged {
+  readonly files: PluggedCaFiles;
+  readonly keys: KeyPair;
+  readonly rootKeys: KeyPair;
+  readonly rootDer: Buffer;
+}
+
+/** An operator's authority: a root that issues, or an intermediate below one, of its own or that of `under`. */
+export function plug(keys: KeyPair, kind: 'root' | 'intermediate', under?: Plugged): Plugged {
+  const random = createSystemRandom();
+  const nowMs = Date.UTC(2026, 0, 1);
+  const life = { notBeforeMs: nowMs - DAY_MS, notAfterMs: nowMs + 3650 * DAY_MS };
+  const rootKeys = under?.rootKeys ?? (kind === 'root' ? keys : createKeyPair());
+  const rootDer = under?.rootDer ?? buildRoot(rootKeys, 'corp', 'corp root', life, random);
+  const rootPem = formatPem('CERTIFICATE', rootDer);
+  const issuer = {
+    privateKey: rootKeys.privateKey,
+    subjectDer: unwrap(readCertificate(rootDer)).subjectDer,
+    keyId: keyIdOf(publicKeyDer(rootKeys.publicKey)),
+  };
+  const caPem =
+    kind === 'root'
+      ? rootPem
+      : formatPem(
+          'CERTIFICATE',
+          buildIntermediate(issuer, keys.publicKey, 'corp', 'corp ca', life, random),
+        );
+  const files: PluggedCaFiles = {
+    caCert: caPem,
+    caKey: privateKeyPem(keys.privateKey),
+    certChain: caPem + rootPem,
+    rootCert: rootPem,
+  };
+  return { files, keys, rootKeys, rootDer };
 }

@@ -91,7 +91,7 @@ t.test(
 );
 
 t.test(
-  'F60 a listener that is parked and served again by turns loses none of 300 connections',
+  'F60 a listener that is parked and served again by turns loses none of 300 connections and more',
   { skip: reasonToSkip() },
   async (t) => {
     const network = createTestNetwork();
@@ -147,7 +147,10 @@ t.test(
       });
     const wave = async (): Promise<string[]> => Promise.all(Array.from({ length: 60 }, one));
     const answers: string[] = [];
-    for (let round = 0; round < 5; round++) {
+    let rounds = 0;
+    // A busy machine may notice too late that descriptors are short: more waves then, none may be lost.
+    const isShort = (): boolean => parks < 2;
+    for (; rounds < 5 || (isShort() && rounds < 50); rounds++) {
       const running = wave();
       await new Promise((resolve) => setTimeout(resolve, 30));
       // From now on descriptors are free, until the next wave.
@@ -156,7 +159,7 @@ t.test(
       pausing = true;
     }
     t.same([...new Set(answers)], ['here']);
-    t.equal(served, 300);
+    t.equal(served, 60 * rounds);
     t.ok(parks >= 2, `parked ${parks} times`);
     pausing = false;
     await new Promise((resolve) => setTimeout(resolve, 150));

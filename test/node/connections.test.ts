@@ -6,7 +6,8 @@ import type { IpAddress } from '../../src/core/address.ts';
 import type { ConnectionRecord, Edge } from '../../src/core/connection-record.ts';
 import type { PodUid } from '../../src/core/pod.ts';
 import { createConnections, type GovernedConnection } from '../../src/node/connections.ts';
-import { createEdges, UNKNOWN_PEER } from '../../src/node/edges.ts';
+import { UNKNOWN_PEER } from '../../src/core/connection-record.ts';
+import { createEdges } from '../../src/node/edges.ts';
 import { createJournal, type EntryFacts } from '../../src/node/journal.ts';
 import type { Decision } from '../../src/policy/decide.ts';
 
@@ -97,6 +98,7 @@ t.test('I9 every connection leaves one record, with bytes told on the way', asyn
   const opened: Edge[] = [];
   const journal = createJournal(clock, {
     opened: (edge) => void opened.push(edge),
+    handshakeFailed: () => {},
     progress: (_, sent, received) => void told.push(sent, received),
     ended: (record, sent, received) => void (records.push(record), told.push(sent, received)),
   });

@@ -52,6 +52,43 @@ t.test('F22 pods are handed over one by one, then all of it', async (t) => {
 });
 
 t.test(
+  'of several successors the first that is complete takes over; the others hear of it',
+  async (t) => {
+    const dir = mkdtempSync(join(tmpdir(), 'nodemesh-handover-'));
+    t.teardown(() => rmSync(dir, { recursive: true }));
+    const path = join(dir, 'supervisor.sock');
+    const seen: string[] = [];
+    const handlers = {
+      onServing: (pod: PodUid) => void seen.push(pod),
+      onComplete: () => void seen.push('complete'),
+      onLost: () => void seen.push('lost'),
+    };
+    const old = await awaitSuccessor(path, 1, logger, handlers);
+    const slow = await findPredecessor(path, clock, logger);
+    const quick = await findPredecessor(path, clock, logger);
+    const gone = Promise.withResolvers<void>();
+    slow?.onGone(() => gone.resolve());
+    quick?.onGone(() => t.fail('it was complete itself'));
+    slow?.serving('pod-1' as PodUid);
+    while (seen.length === 0) await new Promise((resolve) => void setImmediate(resolve));
+    t.equal(old.isCurrent(), true);
+    const next = await awaitSuccessor(path, 2, logger, handlers);
+    t.equal(old.isCurrent(), false);
+    quick?.complete();
+    await gone.promise;
+    t.same(seen, ['pod-1', 'complete'], 'nobody is lost');
+    t.equal(next.isCurrent(), true);
+    let late = false;
+    slow?.onGone(() => (late = true));
+    t.equal(late, true, 'whoever asks later hears it at once');
+    rmSync(path);
+    t.equal(next.isCurrent(), false);
+    old.close();
+    next.close();
+  },
+);
+
+t.test(
   'a successor that dies half-way, or speaks nonsense, leaves the proxy in service',
   async (t) => {
     const dir = mkdtempSync(join(tmpdir(), 'nodemesh-handover-'));

@@ -10,11 +10,14 @@ import { createHandshakeLog } from '../../src/node/handshake-log.ts';
 t.test('G17 failed handshakes are seen, and cannot fill the log', async (t) => {
   const clock = createFakeClock();
   const lines: LogFields[] = [];
+  let counted = 0;
   const logger = {
     ...createNullLogger(),
     warn: (_: string, fields: LogFields = {}) => void lines.push(fields),
   };
-  const log = createHandshakeLog(clock, logger);
+  const log = createHandshakeLog(clock, logger, (code) => {
+    if (code === 'MESH_TUNNEL_HANDSHAKE_FAILED') counted++;
+  });
   const fail = (): void =>
     log.failed(
       'pod-1' as PodUid,
@@ -28,4 +31,5 @@ t.test('G17 failed handshakes are seen, and cannot fill the log', async (t) => {
   fail();
   t.equal(lines.length, 2);
   t.equal(lines[1]?.['notShown'], 9999);
+  t.equal(counted, 10_001, 'every one is counted');
 });

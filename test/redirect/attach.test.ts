@@ -107,6 +107,53 @@ for (const family of FAMILIES) {
   });
 }
 
+for (const family of FAMILIES.slice(0, 2)) {
+  void t.test(`a port that the client uses itself, ${family.name}`, { skip }, async (t) => {
+    const { native, pod, out, context, captured } = setUpPod(t, family);
+    const [podIp] = family.pod;
+    const [outIp] = family.out;
+    const app = await serveIn(native, pod, 8080, 'app');
+    const open = await dialIn(native, out, podIp, 8080);
+    t.equal(await ask(open, '1'), 'app:1');
+    const attached = await attachPod(context, captured);
+    const inbound = await serveIn(native, pod, 15006, 'inbound', { ours: true });
+    t.equal(await ask(open, '2'), 'app:2');
+    const redirected = await dialIn(native, out, podIp, 8080);
+    t.equal(await ask(redirected, '1'), 'inbound:1');
+
+    for (const [theirs, name] of [
+      [open, 'app'],
+      [redirected, 'inbound'],
+    ] as const) {
+      const port = theirs.localPort ?? 0;
+      const source = { address: outIp, port };
+      const kept = { marked: true, transparent: true, source };
+      const ours = await dialIn(native, pod, podIp, 8080, kept);
+      t.equal(await ask(ours, '1'), 'app:1', 'ours is answered');
+      t.equal(await ask(theirs, '2'), `${name}:2`, 'theirs goes on');
+      t.equal(await ask(ours, '2'), 'app:2');
+      theirs.destroy();
+      ours.destroy();
+    }
+
+    const source = { address: outIp, port: 0 };
+    const first = await dialIn(native, pod, podIp, 8080, {
+      marked: true,
+      transparent: true,
+      source,
+    });
+    const later = await dialIn(native, out, podIp, 8080, {
+      source: { address: outIp, port: first.localPort ?? 0 },
+    });
+    t.equal(await ask(later, '1'), 'inbound:1', 'a client that takes our port later');
+    t.equal(await ask(first, '1'), 'app:1');
+    first.destroy();
+    later.destroy();
+    attached.close();
+    await Promise.all([app, inbound].map((server) => server.close()));
+  });
+}
+
 void t.test(
   'T31: without a listener no plain text leaves, seen on the wire',
   { skip },

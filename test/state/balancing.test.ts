@@ -91,6 +91,67 @@ void t.test('balancing keeps each capacity with its endpoint when others go', as
   t.ok(share > 0.85 && share < 0.93, `big got ${share} of about 0.89`);
 });
 
+/** Where each of many clients goes. */
+function stays(state: NodeState, clients: number, exclude: string[] = []): (string | undefined)[] {
+  return Array.from({ length: clients }, (_, index) => {
+    const source = at(`10.2.${index >> 8}.${index & 255}`).ip;
+    const found = state.resolveDestination(VIP, client, new Set(exclude), source);
+    return found.kind === 'endpoint' ? found.workload.name : undefined;
+  });
+}
+
+void t.test(
+  'client affinity: one address, one endpoint, whatever the process and load',
+  async (t) => {
+    const CLIENTS = 2000;
+    const sticky = { ...cart(), clientAffinity: true };
+    const pods = ['a', 'b', 'c', 'd', 'e'].map((name) => endpoint(name));
+    const state = stateWith([client, ...pods], [sticky]);
+    const first = stays(state, CLIENTS);
+    for (const pod of pods) {
+      const share = first.filter((name) => name === pod.name).length / CLIENTS;
+      t.ok(share > 0.16 && share < 0.24, `${pod.name}: ${share} of about 0.2`);
+    }
+    for (let held = 0; held < 50; held++) state.beginConnection(pods[0]!.uid);
+    t.same(stays(state, CLIENTS), first, 'load moves nobody');
+    const other = stateWith([client, ...pods.toReversed()], [sticky], 7);
+    t.same(stays(other, CLIENTS), first, 'another process, told in another order, agrees');
+    t.equal(
+      picks(stateWith([client, ...pods], [cart()]), 200, false).size,
+      5,
+      'only when asked for',
+    );
+
+    const without = stays(state, CLIENTS, [pods[1]!.uid]);
+    t.ok(without.every((name) => name !== 'b'));
+    t.ok(
+      without.every((name, index) => first[index] === 'b' || name === first[index]),
+      'an endpoint that cannot be reached moves its own clients alone',
+    );
+    state.applyAddresses({ workloads: [{ ...pods[1]!, healthy: false }] });
+    t.same(stays(state, CLIENTS), without, 'one that is not ready, too');
+    state.applyAddresses({ workloads: [pods[1]!, endpoint('f')] });
+    const more = stays(state, CLIENTS);
+    t.ok(
+      more.every((name, index) => name === 'f' || name === first[index]),
+      'a new one takes clients from all, and nobody else moves',
+    );
+    const moved = more.filter((name) => name === 'f').length / CLIENTS;
+    t.ok(moved > 0.13 && moved < 0.21, `${moved} of about one sixth moved`);
+  },
+);
+
+void t.test('client affinity honours capacity and nearness', async (t) => {
+  const near = [endpoint('small'), endpoint('big', { capacity: 3 })];
+  const far = endpoint('far', { locality: { region: 'r2', zone: '', subzone: '' } });
+  const sticky = { ...cart('FAILOVER', ['REGION']), clientAffinity: true };
+  const found = stays(stateWith([client, ...near, far], [sticky]), 2000);
+  const share = found.filter((name) => name === 'big').length / 2000;
+  t.ok(share > 0.71 && share < 0.79, `big got ${share} of about 0.75`);
+  t.notOk(found.includes('far'));
+  t.equal(stays(stateWith([client, far], [sticky]), 1)[0], 'far');
+});
+
 void t.test('balancing by scope follows the table of hbone.md 3.4', async (t) => {
   const here = endpoint('same-node');
   const zone = endpoint('same-zone', { node: 'node2' });

@@ -94,6 +94,7 @@ export function service(name: string, fields: ServiceFields = {}): Service {
     subjectAltNames: [],
     waypoint: undefined,
     balancing: { preference: [], mode: 'UNSPECIFIED', includeUnhealthy: false },
+    clientAffinity: false,
     ipFamilies: 'AUTOMATIC',
     canonical: false,
     visibility: 'PUBLIC',

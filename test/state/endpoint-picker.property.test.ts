@@ -49,7 +49,7 @@ void t.test('a picker holds exactly the usable endpoints after any changes', asy
       for (const { name, there, capacity, region, zone } of changes) {
         const locality = { region, zone, subzone: '' };
         const now = workload(name, { addresses: ['10.1.0.2'], capacity, locality });
-        const record = records.get(name) ?? { workload: now, open: 0 };
+        const record = records.get(name) ?? { workload: now, open: 0, uidHash: undefined };
         records.set(name, record);
         if (there) {
           record.workload = now;

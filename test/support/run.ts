@@ -1,8 +1,9 @@
 /**
  * The test runner: `node test/support/run.ts [--soak] [--timeout=SECONDS] [FILE|FOLDER …]`.
  *
- * Runs every test file in a Node process of its own and reads its TAP. Two phases: unit and property files two
- * at a time, then `test/e2e` and `test/conformance` strictly one by one, for they share the machine's network.
+ * Runs every test file in a Node process of its own and reads its TAP. Three phases: unit and property files two
+ * at a time, then `test/e2e` and `test/conformance` strictly one by one, for they share the machine's network, last
+ * `test/cluster` one by one, on one real cluster that is there for all of them.
  * Prints one line per file, everything a failed file said, each skip with its reason, and last
  * `N passed, N failed, N skipped`. Exits with 1 on any failure, on a file that hangs, and when nothing matched.
  *
@@ -14,18 +15,23 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { globSync, readFileSync } from 'node:fs';
 import { relative, resolve, sep } from 'node:path';
 
+import { startTier } from '../cluster/tier.ts';
 import { readTap, type FileReport } from './tap-report.ts';
 
 const UNIT_JOBS = 2;
 const UNIT_TIMEOUT_S = 60;
 const SLOW_TIMEOUT_S = 300;
 const SOAK_TIMEOUT_S = 3600;
+/** What builds a suite from its modules first. */
+const SUITE_TIMEOUT_S = 1800;
 /** Past tap's own time limit, which reports what was open; then the process group is killed. */
 const KILL_GRACE_S = 2;
 /** A process killed a moment before its parent ended needs this long to be gone. */
 const ORPHAN_GRACE_MS = 300;
 const OUTPUT_MAX_BYTES = 8 * 1024 * 1024;
-const SLOW = /^test\/(?:e2e|conformance|soak)\//;
+const SUITES = /^test\/cluster\/gateway-api\./;
+const SLOW = /^test\/(?:e2e|conformance|soak|cluster)\//;
+const ON_CLUSTER = /^test\/(?:cluster\/|soak\/cluster)/;
 
 interface Outcome {
   readonly file: string;
@@ -41,6 +47,8 @@ interface Request {
 }
 
 const running = new Set<ChildProcess>();
+/** Takes the cluster down, once there is one. */
+let endTier = async (): Promise<void> => {};
 
 function killGroup(child: ChildProcess, signal: NodeJS.Signals): boolean {
   if (child.pid === undefined) return false;
@@ -96,12 +104,15 @@ function findFiles({ soak, filters }: Request): string[] {
 function limitOf(file: string, request: Request): number {
   if (request.timeoutS !== undefined) return request.timeoutS;
   if (request.soak) return SOAK_TIMEOUT_S;
+  if (SUITES.test(file)) return SUITE_TIMEOUT_S;
   return SLOW.test(file) ? SLOW_TIMEOUT_S : UNIT_TIMEOUT_S;
 }
 
-function runFile(file: string, timeoutS: number): Promise<Outcome> {
+type Environment = Readonly<Record<string, string>>;
+
+function runFile(file: string, timeoutS: number, more: Environment): Promise<Outcome> {
   const startMs = performance.now();
-  const env = { ...process.env, TAP_TIMEOUT: String(timeoutS) };
+  const env = { ...process.env, ...more, TAP_TIMEOUT: String(timeoutS) };
   // Its own process group, so that whatever it started can be ended with it.
   const child = spawn(process.execPath, [file], {
     env,
@@ -181,12 +192,13 @@ async function runAll(
   files: readonly string[],
   jobs: number,
   request: Request,
+  env: Environment = {},
 ): Promise<Outcome[]> {
   const queue = [...files];
   const outcomes: Outcome[] = [];
   const work = async (): Promise<void> => {
     for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
-      const outcome = await runFile(file, limitOf(file, request));
+      const outcome = await runFile(file, limitOf(file, request), env);
       printOutcome(outcome);
       outcomes.push(outcome);
     }
@@ -195,14 +207,34 @@ async function runAll(
   return outcomes;
 }
 
+async function runOnCluster(files: readonly string[], request: Request): Promise<Outcome[]> {
+  if (files.length === 0) return [];
+  const startMs = performance.now();
+  try {
+    const tier = await startTier();
+    endTier = () => tier.end();
+    return await runAll(files, 1, request, tier.env);
+  } catch (error) {
+    const output = String(error);
+    const report = readTap('test/cluster', '', output);
+    const outcome = { file: 'test/cluster', report, output, seconds: 0 };
+    printOutcome({ ...outcome, seconds: (performance.now() - startMs) / 1000 });
+    return [outcome];
+  } finally {
+    await endTier();
+  }
+}
+
 async function main(): Promise<number> {
   const request = parseArguments(process.argv.slice(2));
   const files = findFiles(request);
-  const slow = files.filter((file) => SLOW.test(file));
+  const onCluster = files.filter((file) => ON_CLUSTER.test(file));
+  const slow = files.filter((file) => SLOW.test(file) && !ON_CLUSTER.test(file));
   const unit = files.filter((file) => !SLOW.test(file));
   const outcomes = [
     ...(await runAll(unit, UNIT_JOBS, request)),
     ...(await runAll(slow, 1, request)),
+    ...(await runOnCluster(onCluster, request)),
   ];
   const sum = (count: (report: FileReport) => number): number => {
     return outcomes.reduce((total, { report }) => total + count(report), 0);
@@ -220,7 +252,7 @@ async function main(): Promise<number> {
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   process.on(signal, () => {
     for (const child of running) killGroup(child, 'SIGKILL');
-    process.exit(130);
+    void endTier().finally(() => process.exit(130));
   });
 }
 process.exitCode = await main().catch((error: unknown) => {

@@ -1,7 +1,15 @@
 /** Log lines against readers that stall, vanish or are slow. */
 
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
-import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  fstatSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
@@ -111,10 +119,15 @@ t.test('a file receives every line in order behind what it holds', async (t) => 
   writeFileSync(join(folder, 'log'), 'before\n');
   const fd = openSync(join(folder, 'log'), 'a');
   t.teardown(() => closeSync(fd));
-  const writer = createLogWriter(createFakeClock(), fd);
+  const clock = createFakeClock();
+  const writer = createLogWriter(clock, fd);
   for (let n = 0; n < 3000; n++) writer.write(`${n}\n`);
-  await new Promise((resolve) => setImmediate(resolve));
+  const size = (): number => fstatSync(fd).size;
+  t.equal(size(), 7, 'they wait for each other');
+  await clock.advance(20);
+  while (size() === 7) await new Promise((resolve) => setImmediate(resolve));
   writer.write('last\n');
+  await clock.advance(20);
   while (writer.queuedBytes > 0) await new Promise((resolve) => setImmediate(resolve));
   const lines = readFileSync(join(folder, 'log'), 'utf8').trimEnd().split('\n');
   t.strictSame(lines, ['before', ...Array.from({ length: 3000 }, (_, n) => String(n)), 'last']);

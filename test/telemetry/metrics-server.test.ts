@@ -1,6 +1,7 @@
 /** The scrape endpoint over real HTTP, its two formats read back strictly, and its bounds. */
 
 import { connect } from 'node:net';
+import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { text } from 'node:stream/consumers';
 
 import fc from 'fast-check';
@@ -15,11 +16,8 @@ import {
   renderExpositions,
 } from '../../src/telemetry/exposition.ts';
 import { serveMetrics } from '../../src/telemetry/metrics-server.ts';
-import {
-  createProcessGauges,
-  createProcessMetrics,
-  declareBuild,
-} from '../../src/telemetry/process-metrics.ts';
+import { createProcessGauges } from '../../src/telemetry/process-gauges.ts';
+import { createProcessMetrics, declareBuild } from '../../src/telemetry/process-metrics.ts';
 import { createRegistry } from '../../src/telemetry/registry.ts';
 import { createSeriesStore } from '../../src/telemetry/series-store.ts';
 import { createTrafficMetrics } from '../../src/telemetry/traffic-metrics.ts';
@@ -254,16 +252,27 @@ t.test('a full store renders fast and in pieces', async (t) => {
 t.test('process gauges show memory and the longest block of the loop', async (t) => {
   const clock = createSystemClock();
   const store = createSeriesStore(clock);
-  const gauges = createProcessGauges(store, 'worker-0');
+  const gauges = createProcessGauges(clock, store, 'worker-0');
   const value = (name: string): number =>
     store.families.get(name)?.series.get('worker-0')?.value ?? -1;
-  await new Promise((resolve) => setTimeout(resolve, 50));
+  // A block before the first tick of the watch is not seen. Ours was started after it and ticks after it: what ours has
+  // counted, it has too.
+  const ticks = monitorEventLoopDelay({ resolution: 20 });
+  ticks.enable();
+  const untilMoreThan = async (count: number): Promise<void> => {
+    while (ticks.count <= count) await new Promise((resolve) => setTimeout(resolve, 5));
+  };
+  await untilMoreThan(0);
+  const before = ticks.count;
   const endMs = performance.now() + 120;
   while (performance.now() < endMs);
-  await new Promise((resolve) => setTimeout(resolve, 50));
+  await untilMoreThan(before);
+  ticks.disable();
   gauges.observe();
   t.ok(value('nodemesh_eventloop_lag_seconds') > 0.08);
   t.ok(value('nodemesh_resident_memory_bytes') > 1e6);
+  const cores = value('nodemesh_cpu_cores');
+  t.ok(cores > 0 && cores < 64, `${cores} cores`);
   gauges.observe();
   t.ok(value('nodemesh_eventloop_lag_seconds') < 0.08, 'each reading starts anew');
   gauges.stop();

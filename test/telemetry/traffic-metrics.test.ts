@@ -15,7 +15,7 @@ import {
   SERIES_MAX,
   type SeriesStore,
 } from '../../src/telemetry/series-store.ts';
-import { TRAFFIC_LABELS } from '../../src/telemetry/traffic-metrics.ts';
+import { TRAFFIC_LABELS } from '../../src/telemetry/peer-labels.ts';
 import { buildEdge, buildEdgeTo, buildRecord } from './connection-builder.ts';
 import { floodWithHosts } from './hostile-flood.ts';
 import { parseExposition, type ParsedSample } from './exposition-parser.ts';
@@ -134,6 +134,11 @@ t.test(
     t.equal(sum('istio_tcp_connections_closed_total'), 0);
     t.equal(samples('nodemesh_policy_denied_total')[0]?.labels.get('policy'), 'shop/no');
     t.equal(samples('nodemesh_connection_errors_total')[0]?.labels.get('code'), errorCode);
+    reporter.handshakeFailed('MESH_TUNNEL_HANDSHAKE_TIMEOUT');
+    reporter.handshakeFailed('MESH_TUNNEL_HANDSHAKE_TIMEOUT');
+    const [failed] = samples('nodemesh_handshake_failures_total');
+    t.equal(failed?.value, 2);
+    t.equal(failed?.labels.get('code'), 'MESH_TUNNEL_HANDSHAKE_TIMEOUT');
   },
 );
 
@@ -191,4 +196,13 @@ t.test('a connection on a known edge costs little', async (t) => {
   const nsEach = ((performance.now() - startMs) * 1e6) / rounds;
   t.comment(`${Math.round(nsEach)} ns for a connection, access log discarded`);
   t.ok(nsEach < 50_000);
+});
+
+t.test('T49 the count of bypassed waypoints is there at 0, for an alarm to look at', (t) => {
+  const { reporter, samples } = createRig();
+  const value = (): number | undefined => samples('nodemesh_waypoint_bypass_total')[0]?.value;
+  t.equal(value(), 0);
+  reporter.ended(buildRecord({ errorCode: 'MESH_WAYPOINT_BYPASSED', opened: false }), 0, 0);
+  t.equal(value(), 1);
+  t.end();
 });

@@ -4,7 +4,7 @@ import { MeshError } from '../../src/base/errors.ts';
 import type { SpiffeId } from '../../src/core/identity.ts';
 import type { H2Stream, H2StreamHandlers } from '../../src/http/h2/contract.ts';
 import { connectTunnel, type TunnelConnect } from '../../src/tunnel/client.ts';
-import type { WorkloadMetadata } from '../../src/tunnel/metadata.ts';
+import { formatBaggage, parseBaggage, type WorkloadMetadata } from '../../src/tunnel/metadata.ts';
 import type { TunnelPool, TunnelTarget } from '../../src/tunnel/pool.ts';
 import { CLIENT, clock, createTestCa, createTunnelEnds, credentialsOf, SERVER } from './fixture.ts';
 
@@ -44,9 +44,9 @@ function open(
 ): Promise<{ stream: H2Stream; destination: WorkloadMetadata }> {
   return new Promise((resolve, reject) => {
     connectTunnel(pool, clock, connect, {
-      onOpen(stream, destination) {
+      onOpen(stream, baggage) {
         stream.setHandlers(handlers);
-        resolve({ stream, destination });
+        resolve({ stream, destination: parseBaggage(baggage) });
       },
       onError: reject,
     });
@@ -68,10 +68,10 @@ t.test('a tunnel carries identity, metadata and the first bytes of either side',
     onRequest(incoming) {
       t.equal(incoming.peer, CLIENT);
       t.same(incoming.authority, { kind: 'address', ip: '127.0.0.1', port: 5432 });
-      t.equal(incoming.source.canonicalName, 'web');
+      t.equal(parseBaggage(incoming.baggage).canonicalName, 'web');
       t.equal(incoming.forwarded.host, 'db.shop.svc.cluster.local');
       t.equal(incoming.traceId, 'a'.repeat(32));
-      incoming.accept(METADATA, (stream) => {
+      incoming.accept(formatBaggage(METADATA), (stream) => {
         stream.write(Buffer.from('220 server speaks first\n'));
         return {
           ...IDLE,
@@ -153,7 +153,7 @@ t.test(
   async (t) => {
     const ends = await createTunnelEnds({
       streamsPerSessionMax: 4,
-      onRequest: (incoming) => void incoming.accept(undefined, () => IDLE),
+      onRequest: (incoming) => void incoming.accept('', () => IDLE),
     });
     t.teardown(() => ends.close());
     const first = await Promise.all(
@@ -173,7 +173,7 @@ t.test(
 
 t.test('T45 sessions are never shared between workloads or certificates', async (t) => {
   const ends = await createTunnelEnds({
-    onRequest: (incoming) => void incoming.accept(undefined, () => IDLE),
+    onRequest: (incoming) => void incoming.accept('', () => IDLE),
   });
   t.teardown(() => ends.close());
   const { target } = ends;
@@ -198,7 +198,7 @@ t.test('all who wait for a dial share its error', async (t) => {
 t.test('a drained server session gets no new stream and its streams go on', async (t) => {
   const ends = await createTunnelEnds({
     onRequest: (incoming) =>
-      void incoming.accept(undefined, (stream) => ({
+      void incoming.accept('', (stream) => ({
         ...IDLE,
         onData(chunk) {
           stream.consume(chunk.length);

@@ -37,6 +37,19 @@ export function optionalPath(given: string): Result<string> {
   return given === '' ? ok('') : path(given);
 }
 
+/** Empty, or an HTTP or HTTPS URL. */
+export function optionalHttpUrl(given: string): Result<string> {
+  if (given === '' || /^https?:$/.test(URL.parse(given)?.protocol ?? '')) return ok(given);
+  return invalid('not an HTTP URL');
+}
+
+/** A number from 0 to 1. */
+export function ratio(given: string): Result<number> {
+  return /^(?:0|1|0?\.[0-9]{1,6}|1\.0{1,6})$/.test(given)
+    ? ok(Number(given))
+    : invalid('not a number from 0 to 1');
+}
+
 export function integer(min: number, max: number): (given: string) => Result<number> {
   return (given) => {
     if (!/^(0|[1-9]\d{0,9})$/.test(given) || Number(given) < min || Number(given) > max) {

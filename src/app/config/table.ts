@@ -3,7 +3,7 @@
 import type { Rows } from './rows.ts';
 import { CONFIGURATION } from './settings.ts';
 
-const TITLES = { node: 'Node proxy', controller: 'Controller' } as const;
+const TITLES = { node: 'Node proxy', waypoint: 'Waypoint', controller: 'Controller' } as const;
 
 function formatRows(title: string, rows: Rows): string {
   const lines = Object.values(rows).map(({ env, default: fallback, unit, doc }) => {
@@ -17,7 +17,7 @@ function formatRows(title: string, rows: Rows): string {
 
 /** Markdown, one table per program. */
 export function formatConfigurationTable(): string {
-  return (['node', 'controller'] as const)
+  return (['node', 'waypoint', 'controller'] as const)
     .map((name) => formatRows(TITLES[name], CONFIGURATION[name]))
     .join('\n\n');
 }

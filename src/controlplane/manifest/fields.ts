@@ -5,12 +5,17 @@
  */
 
 import { parseAddress, type IpAddress } from '../../core/address.ts';
+import { parseDuration } from '../../core/duration.ts';
 
 export type FieldPath = readonly (string | number)[];
 
 export interface FieldProblem {
   readonly path: FieldPath;
   readonly message: string;
+}
+
+export function formatProblems(problems: readonly FieldProblem[]): string {
+  return problems.map(({ path, message }) => `${formatFieldPath(path)} ${message}`).join('; ');
 }
 
 /** Problems kept of one object; more tell nobody anything new. */
@@ -115,6 +120,17 @@ export class Fields {
       return value;
     }
     this.problem(key, `must be a whole number from ${min} to ${max}, not ${describe(value)}`);
+    return undefined;
+  }
+
+  /** A GEP-2257 duration (`1m30s`) in milliseconds. */
+  durationMs(key: string, minMs: number, maxMs: number): number | undefined {
+    const text = this.string(key);
+    if (text === '') return undefined;
+    const parsed = parseDuration(text);
+    if (!parsed.ok) this.problem(key, parsed.error.message);
+    else if (parsed.value >= minMs && parsed.value <= maxMs) return parsed.value;
+    else this.problem(key, `must be from ${minMs} ms to ${maxMs} ms, not ${text}`);
     return undefined;
   }
 

@@ -5,20 +5,30 @@
 
 import type { MeshObject, ObjectKey, ObjectMeta } from '../objects.ts';
 import { objectKey } from '../objects.ts';
+import { GATEWAY_GROUP } from '../gateway-objects.ts';
 import { EVERYTHING } from '../labels.ts';
 import { Fields, type FieldProblem } from './fields.ts';
+import { readGateway, readGatewayClass, readMesh, readReferenceGrant } from './gateway.ts';
 import { readAuthorizationPolicy, readMeshConfig, readPeerAuthentication } from './mesh-kinds.ts';
 import { readMeta } from './metadata.ts';
 import { readPod } from './pod.ts';
+import { readRequestAuthentication } from './request-authentication.ts';
+import { readGrpcRoute, readHttpRoute, readTcpRoute, readTlsRoute } from './route.ts';
+import { readBackendTrafficPolicy, readTrafficPolicy } from './traffic-policy.ts';
+import { steadOf, type Stead } from './stead.ts';
 import { readEndpointSlice, readNetworkPolicy, readNode, readService } from './service.ts';
 
 export type ManifestResult =
   | { readonly status: 'object'; readonly object: MeshObject }
-  /** `key` when at least kind and name could be read: the last good version of that object stays. */
+  /**
+   * `key` when at least kind and name could be read: the last good version of that object stays. `stead`: what
+   * counts where there is none, or in any case.
+   */
   | {
       readonly status: 'invalid';
       readonly key: ObjectKey | undefined;
       readonly problems: readonly FieldProblem[];
+      readonly stead?: Stead;
     }
   /** `what` is `apiVersion kind`, shortened. */
   | { readonly status: 'unknown'; readonly what: string };
@@ -49,8 +59,37 @@ const READERS: ReadonlyMap<string, KindReader> = new Map([
   ['v1 Service', kubernetes('Service', readService)],
   ['v1 Node', kubernetes('Node', readNode, false)],
   ['discovery.k8s.io/v1 EndpointSlice', kubernetes('EndpointSlice', readEndpointSlice)],
+  ['gateway.networking.x-k8s.io/v1alpha1 XMesh', kubernetes('XMesh', readMesh, false)],
+  [
+    'gateway.networking.x-k8s.io/v1alpha1 XBackendTrafficPolicy',
+    kubernetes('TrafficPolicy', readBackendTrafficPolicy),
+  ],
   ['networking.k8s.io/v1 NetworkPolicy', kubernetes('NetworkPolicy', readNetworkPolicy)],
 ]);
+
+/** Gateway API kinds with the versions in which they have the shape we read. */
+const GATEWAY_READERS: readonly [
+  kind: MeshObject['kind'],
+  read: KindReader['read'],
+  versions: readonly string[],
+][] = [
+  ['GatewayClass', readGatewayClass, ['v1', 'v1beta1']],
+  ['Gateway', readGateway, ['v1', 'v1beta1']],
+  ['HTTPRoute', readHttpRoute, ['v1', 'v1beta1']],
+  ['GRPCRoute', readGrpcRoute, ['v1']],
+  ['TLSRoute', readTlsRoute, ['v1', 'v1alpha3', 'v1alpha2']],
+  ['TCPRoute', readTcpRoute, ['v1', 'v1alpha2']],
+  ['ReferenceGrant', readReferenceGrant, ['v1', 'v1beta1']],
+];
+
+const GATEWAY_API: ReadonlyMap<string, KindReader> = new Map(
+  GATEWAY_READERS.flatMap(([kind, read, versions]) =>
+    versions.map((version) => [
+      `${GATEWAY_GROUP}/${version} ${kind}`,
+      kubernetes(kind, read, kind !== 'GatewayClass'),
+    ]),
+  ),
+);
 
 const OWN_GROUP = 'nodemesh.dev';
 const OWN_VERSIONS = ['nodemesh.dev/v1alpha1', 'nodemesh.dev/v1'];
@@ -58,6 +97,8 @@ const OWN_READERS: ReadonlyMap<string, KindReader> = new Map([
   ['MeshConfig', own('MeshConfig', readMeshConfig)],
   ['PeerAuthentication', own('PeerAuthentication', readPeerAuthentication)],
   ['AuthorizationPolicy', own('AuthorizationPolicy', readAuthorizationPolicy)],
+  ['RequestAuthentication', own('RequestAuthentication', readRequestAuthentication)],
+  ['TrafficPolicy', own('TrafficPolicy', readTrafficPolicy)],
 ]);
 
 /** API groups whose policies filter packets in ways we do not evaluate: they switch the direct path off. */
@@ -81,7 +122,9 @@ export function parseManifest(value: unknown): ManifestResult {
   const ours = apiVersion.split('/')[0] === OWN_GROUP;
   const reader = ours
     ? OWN_READERS.get(kind)
-    : (READERS.get(`${apiVersion} ${kind}`) ?? foreignPolicy(apiVersion, kind, root));
+    : (READERS.get(`${apiVersion} ${kind}`) ??
+      GATEWAY_API.get(`${apiVersion} ${kind}`) ??
+      foreignPolicy(apiVersion, kind, root));
   if (ours && (reader === undefined || !OWN_VERSIONS.includes(apiVersion))) {
     // Never a mere warning: a policy that is not read would be a policy that is not enforced.
     const known = `${OWN_VERSIONS.join(' and ')} have ${[...OWN_READERS.keys()].join(', ')}`;
@@ -99,8 +142,10 @@ export function parseManifest(value: unknown): ManifestResult {
     root.refuseUnknown();
   }
   if (problems.length === 0) return { status: 'object', object };
-  const key = named ? objectKey(object) : undefined;
-  return { status: 'invalid', key, problems };
+  if (!named) return { status: 'invalid', key: undefined, problems };
+  const stead = steadOf(object, problems);
+  const invalid = { status: 'invalid', key: objectKey(object), problems } as const;
+  return stead === undefined ? invalid : { ...invalid, stead };
 }
 
 /** A CNI's own policy: selects its whole namespace, or everything when it has none. */

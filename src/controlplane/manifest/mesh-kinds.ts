@@ -21,15 +21,19 @@ import {
   type ObjectMeta,
   type OperationMatch,
   type PeerAuthentication,
+  type PolicyTargetRef,
   type SourceMatch,
   type WhenCondition,
 } from '../objects.ts';
+import { parseHttpCondition } from '../http-authorization.ts';
 import type { Fields } from './fields.ts';
 import { readSelector } from './metadata.ts';
 
 const RULES_MAX = 512;
 const MATCHES_MAX = 256;
 const VALUES_MAX = 10_000;
+const TARGETS_MAX = 16;
+const GATEWAY_GROUP = 'gateway.networking.k8s.io';
 /** Of one policy's rules as JSON text: keeps its wire form under the 1 MiB a resource may have. */
 const RULES_TEXT_MAX = 524_288;
 const RULES_VALUES_MAX = 20_000;
@@ -113,7 +117,7 @@ export function readAuthorizationPolicy(root: Fields, meta: ObjectMeta): Authori
   const spec = root.object('spec');
   const action = spec?.oneOf('action', ['ALLOW', 'DENY', 'AUDIT'] as const) ?? 'ALLOW';
   const selector = readWorkloadSelector(spec);
-  const targets = [...(spec?.list('targetRefs', 16) ?? []), ...oneTarget(spec)];
+  const targets = readTargetRefs(spec);
   if (targets.length > 0 && selector !== undefined) {
     spec?.problem('selector', 'cannot be combined with targetRefs');
   }
@@ -123,13 +127,38 @@ export function readAuthorizationPolicy(root: Fields, meta: ObjectMeta): Authori
     spec?.problem('rules', 'are too many; split the policy in two');
   }
   spec?.refuseUnknown();
-  const targetsWaypoint = targets.length > 0;
-  return { kind: 'AuthorizationPolicy', meta, action, selector, targetsWaypoint, rules };
+  const targetsWaypoint = spec?.has('targetRefs') === true || spec?.has('targetRef') === true;
+  if (targetsWaypoint) {
+    for (const key of rules.flatMap(({ when }) => when.flatMap(unsupportedKeys))) {
+      spec?.problem('rules', `condition "${key.slice(0, 64)}" is not supported by waypoints`);
+    }
+  }
+  return { kind: 'AuthorizationPolicy', meta, action, selector, targetsWaypoint, targets, rules };
 }
 
-function oneTarget(spec: Fields | undefined): unknown[] {
-  const target = spec?.object('targetRef');
-  return target === undefined ? [] : [target];
+/** `targetRefs`, or the single `targetRef`; what is malformed is a problem and left out. */
+export function readTargetRefs(spec: Fields | undefined): PolicyTargetRef[] {
+  const one = spec?.object('targetRef');
+  const list = [...(spec?.objects('targetRefs', TARGETS_MAX) ?? []), ...(one ? [one] : [])];
+  if (spec !== undefined) refuseEmpty(spec, 'targetRefs');
+  return list.flatMap((fields) => {
+    const kind = fields.oneOf('kind', ['Service', 'Gateway'] as const);
+    const group = fields.string('group');
+    const wanted = kind === 'Gateway' ? [GATEWAY_GROUP] : ['', 'core'];
+    if (kind !== undefined && !wanted.includes(group)) {
+      fields.problem('group', `of a ${kind} is "${wanted[0]}"`);
+    }
+    const name = fields.string('name');
+    if (!/^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$/.test(name)) {
+      fields.problem('name', 'is not the name of an object');
+    }
+    fields.refuseUnknown();
+    return kind === undefined ? [] : [{ kind, name }];
+  });
+}
+
+function unsupportedKeys(when: WhenCondition): string[] {
+  return 'l7Key' in when && parseHttpCondition(when.l7Key) === undefined ? [when.l7Key] : [];
 }
 
 function readRule(rule: Fields): AuthorizationRule {
@@ -168,7 +197,7 @@ const OPERATION_L7 = ['hosts', 'notHosts', 'methods', 'notMethods', 'paths', 'no
 function presentLists(fields: Fields, keys: readonly string[]): string[] {
   return keys.filter((key) => {
     refuseEmpty(fields, key);
-    return fields.strings(key, VALUES_MAX).length > 0;
+    return fields.list(key, VALUES_MAX).length > 0;
   });
 }
 
@@ -186,6 +215,10 @@ function readSource(source: Fields): SourceMatch {
     notServiceAccounts: values('notServiceAccounts', checkServiceAccount),
     ipBlocks: values('ipBlocks', parseCidr),
     notIpBlocks: values('notIpBlocks', parseCidr),
+    requestPrincipals: values('requestPrincipals', checkPattern),
+    notRequestPrincipals: values('notRequestPrincipals', checkPattern),
+    remoteIpBlocks: values('remoteIpBlocks', parseCidr),
+    notRemoteIpBlocks: values('notRemoteIpBlocks', parseCidr),
     l7Fields: presentLists(source, SOURCE_L7),
   };
   const set = Object.values(match).some((list: readonly unknown[]) => list.length > 0);
@@ -195,9 +228,17 @@ function readSource(source: Fields): SourceMatch {
 }
 
 function readOperation(operation: Fields): OperationMatch {
+  const values = (key: string, parse: (text: string) => Result<string>): string[] =>
+    operation.parsed(key, VALUES_MAX, parse);
   const match: OperationMatch = {
     ports: readPorts(operation, 'ports'),
     notPorts: readPorts(operation, 'notPorts'),
+    hosts: values('hosts', checkPattern),
+    notHosts: values('notHosts', checkPattern),
+    methods: values('methods', checkPattern),
+    notMethods: values('notMethods', checkPattern),
+    paths: values('paths', checkPath),
+    notPaths: values('notPaths', checkPath),
     l7Fields: presentLists(operation, OPERATION_L7),
   };
   operation.refuseUnknown();
@@ -230,12 +271,19 @@ const VALUE_PARSERS: Readonly<
   'destination.port': parsePort,
 };
 
+function l7Parser(key: string): (text: string) => Result<unknown> {
+  const condition = parseHttpCondition(key);
+  // What we do not know is only noted, so any text will do.
+  if (condition === undefined) return ok;
+  return condition.kind === 'remote-ip' ? parseCidr : checkPattern;
+}
+
 const L7_CONDITION = /^(request\.|remote\.ip$|connection\.|experimental\.)/;
 
 function readCondition(when: Fields): WhenCondition {
   const name = when.string('key');
   const key = CONDITION_KEYS.find((known) => known === name);
-  const parse = key === undefined ? ok : VALUE_PARSERS[key];
+  const parse = key === undefined ? l7Parser(name) : VALUE_PARSERS[key];
   const read = (list: string): string[] => {
     refuseEmpty(when, list);
     return when.parsed(list, VALUES_MAX, (text) => {
@@ -250,7 +298,7 @@ function readCondition(when: Fields): WhenCondition {
   if (key === undefined && !L7_CONDITION.test(name))
     when.problem('key', 'is not a known condition');
   when.refuseUnknown();
-  return key === undefined ? { l7Key: name } : { key, values, notValues };
+  return key === undefined ? { l7Key: name, values, notValues } : { key, values, notValues };
 }
 
 function refuse(text: string, reason: string): Result<never> {
@@ -268,6 +316,11 @@ function checkPattern(text: string): Result<string> {
     return refuse(text, '"*" must be first or last');
   }
   return ok(text);
+}
+
+/** Istio's path templates would be read as text here, and match nothing. */
+function checkPath(text: string): Result<string> {
+  return /[{}]/.test(text) ? refuse(text, 'path templates are not supported') : checkPattern(text);
 }
 
 function checkPrincipal(text: string): Result<string> {

@@ -30,6 +30,25 @@ export function readMeta(root: Fields, scoped: boolean): ObjectMeta {
   };
 }
 
+/** Which edit of the specification this is; 0 when nobody counts them. */
+export function readGeneration(root: Fields): number {
+  return root.object('metadata')?.integer('generation', 0, Number.MAX_SAFE_INTEGER) ?? 0;
+}
+
+/** Entries of a list in the status, which is not the writer's: nothing in it is ever a problem. */
+export function readStatusList(
+  root: Fields,
+  list: 'conditions' | 'parents' | 'ancestors',
+): readonly Readonly<Record<string, unknown>>[] {
+  const status = root.raw('status');
+  const entries: unknown = isRecord(status) ? status[list] : undefined;
+  return Array.isArray(entries) ? entries.filter(isRecord) : [];
+}
+
+function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
 export function readTime(fields: Fields, key: string): number | undefined {
   const text = fields.string(key);
   if (text === '') return undefined;

@@ -16,6 +16,9 @@ const ADDRESSES_MAX = 16;
 const UID_MAX = 128;
 /** As the wire has it: begins and ends with a letter or digit. */
 const UID = /^[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?$/;
+/** Written by the kubelet. */
+export const MIRROR_ANNOTATION = 'kubernetes.io/config.mirror';
+const STATIC_UID = /^[0-9a-f]{32}$/;
 /** The reserved source may reach no more ports of one pod than the wire carries. */
 const PROBE_PORTS_MAX = 256;
 const PHASES = ['Pending', 'Running', 'Succeeded', 'Failed', 'Unknown'] as const;
@@ -32,6 +35,7 @@ export function readPod(root: Fields, meta: ObjectMeta): Pod {
   const addresses = readPodAddresses(status);
   const phase = status?.oneOf('phase', PHASES) ?? (addresses.length > 0 ? 'Running' : 'Pending');
   const containers = readContainers(spec);
+  const mirrored = readMirrored(meta);
   const serviceAccount = spec?.string('serviceAccountName', 'default') || 'default';
   if (!isServiceAccountName(serviceAccount)) {
     spec?.problem('serviceAccountName', 'must be the name of a service account');
@@ -39,7 +43,8 @@ export function readPod(root: Fields, meta: ObjectMeta): Pod {
   return {
     kind: 'Pod',
     meta,
-    uid: readUid(metadata, meta),
+    uid: mirrored ?? readUid(metadata, meta),
+    isStatic: mirrored !== undefined,
     serviceAccount,
     node: spec?.string('nodeName') ?? '',
     addresses,
@@ -50,6 +55,16 @@ export function readPod(root: Fields, meta: ObjectMeta): Pod {
     ...readOwner(metadata, meta),
     ...containers,
   };
+}
+
+/**
+ * The uid that the node knows a static pod by: its object in the API is a copy with another one. Anybody who may make
+ * pods may write the annotation, so only the kubelet's own form counts, a hash of the file: no pod that the API server
+ * has named can be meant by it.
+ */
+function readMirrored(meta: ObjectMeta): PodUid | undefined {
+  const uid = meta.annotations.get(MIRROR_ANNOTATION) ?? '';
+  return STATIC_UID.test(uid) ? (uid as PodUid) : undefined;
 }
 
 function readUid(metadata: Fields | undefined, meta: ObjectMeta): PodUid {

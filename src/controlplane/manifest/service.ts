@@ -7,6 +7,7 @@ import type { AppProtocol } from '../../core/workload.ts';
 import { EVERYTHING } from '../labels.ts';
 import {
   TRAFFIC_DISTRIBUTIONS,
+  WAYPOINT_BOUND,
   type ContainerPort,
   type EndpointSlice,
   type NetworkPolicyObject,
@@ -18,7 +19,7 @@ import {
   type TrafficDistribution,
 } from '../objects.ts';
 import type { Fields } from './fields.ts';
-import { isPodAddress, readSelector, selectorOfLabels } from './metadata.ts';
+import { isPodAddress, readSelector, readStatusList, selectorOfLabels } from './metadata.ts';
 
 const PORTS_MAX = 1000;
 const ADDRESSES_MAX = 128;
@@ -41,9 +42,18 @@ export function readService(root: Fields, meta: ObjectMeta): ServiceObject {
     internalTrafficPolicy:
       spec?.oneOf('internalTrafficPolicy', ['Cluster', 'Local'] as const) ?? 'Cluster',
     trafficDistribution: spec === undefined ? undefined : readDistribution(spec),
+    clientAffinity: spec?.oneOf('sessionAffinity', ['None', 'ClientIP'] as const) === 'ClientIP',
     publishNotReadyAddresses: spec?.boolean('publishNotReadyAddresses') ?? false,
     ipFamilies: readFamilies(spec),
+    waypointBound: readBound(root),
   };
+}
+
+function readBound(root: Fields): ServiceObject['waypointBound'] {
+  const stated = readStatusList(root, 'conditions').find(({ type }) => type === WAYPOINT_BOUND);
+  if (stated === undefined) return undefined;
+  const word = (name: string): string => (typeof stated[name] === 'string' ? stated[name] : '');
+  return { status: word('status'), reason: word('reason'), message: word('message') };
 }
 
 /** An unknown word (a newer Kubernetes) means no preference, as for kube-proxy. */

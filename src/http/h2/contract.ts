@@ -3,8 +3,7 @@
  * interfaces. The session (session.ts) implements them; nothing here does anything.
  *
  * Ownership of bytes: a chunk given to `onData` is a view of the session's read buffer and holds only during
- * the call. Whoever needs it longer copies it, or, if `session.detachReadBuffer()` returns true, keeps
- * the view: the session has then given that buffer away and reads into another.
+ * the call. Whoever needs it longer copies it.
  *
  * Flow control: bytes given to `onData` count against the windows until the reader calls
  * `stream.consume(n)`. A reader that never consumes stops its own stream, never the others (T66).
@@ -98,16 +97,12 @@ export interface H2Session {
   drain(): void;
   /** Ends everything now; streams get `onReset`. */
   destroy(error?: MeshError): void;
-  /**
-   * Inside `onData`: whether `detachReadBuffer` would return true. A plain socket write must not be given a
-   * view that cannot be detached if it stays pending, and that is known only after the write: so ask first,
-   * and copy if false. False outside `onData`.
-   */
-  readonly readBufferDetachable: boolean;
-  /** See "Ownership of bytes". Only to be called inside `onData`; idempotent within one read. */
-  detachReadBuffer(): boolean;
   /** Called once when the session has closed; undefined after a clean end. At once if it has already. */
   onClosed(listener: (error: MeshError | undefined) => void): void;
-  /** Called whenever `streamSlots` may have changed. One listener. */
+  /** The peer was asked with `probe` and has sent nothing for a second; over with its next byte. */
+  readonly suspect: boolean;
+  /** PING, unless the peer is being asked already: shows within a second whether it still runs. */
+  probe(): void;
+  /** Called whenever `streamSlots` or `suspect` may have changed. One listener. */
   onSlots(listener: () => void): void;
 }

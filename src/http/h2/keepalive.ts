@@ -5,6 +5,9 @@
  * Silence is counted in ticks of the loop, not on the clock: a tick that comes late says that this process did
  * not run (F62) and is passed over, though not twice in a row, or a starved process would wait for ever. A
  * tick counts only after a whole turn of the loop in which waiting bytes could have been read.
+ *
+ * A peer that is asked (`probe`) and sends nothing for a second is suspect until its next byte. When that second
+ * ends late it gets one more: this process did not run, and every peer it had asked would be blamed at once.
  */
 
 import type { Clock, Timer } from '../../base/clock.ts';
@@ -14,8 +17,12 @@ export const TICK_MS = 5000;
 const PING_AFTER_TICKS = 2;
 /** Silent ticks after the PING at which the peer is dead. */
 const DEAD_AFTER_TICKS = 4;
+/** A peer that was asked has so long to send anything at all. */
+export const PROBE_MS = 1000;
 /** A tick later than this is late. */
 const LATE_MS = 1000;
+/** The end of a probe that comes later than this is late: a loop that is merely busy stays well below. */
+const PROBE_LATE_MS = 200;
 
 export interface KeepaliveHandlers {
   /** Send a PING; its answer goes to `pong`. */
@@ -26,6 +33,8 @@ export interface KeepaliveHandlers {
   notStarted(): void;
   /** Silent for too long. */
   dead(): void;
+  /** `suspect` has changed. */
+  suspicion(): void;
   /** Every 5 s, before anything else. */
   tick(): void;
 }
@@ -40,6 +49,9 @@ export class Keepalive {
   #passedOver = false;
   #pingSentMs: number | undefined;
   #stopped = false;
+  #probeTimer: Timer | undefined;
+  #heardSinceProbe = false;
+  #suspect = false;
 
   constructor(clock: Clock, startTimeoutMs: number, handlers: KeepaliveHandlers) {
     this.#clock = clock;
@@ -49,9 +61,25 @@ export class Keepalive {
     this.#startTimer = clock.after(startTimeoutMs, () => handlers.notStarted());
   }
 
+  /** Asked, and silent for a second since. */
+  get suspect(): boolean {
+    return this.#suspect;
+  }
+
   /** Bytes came. */
   heard(): void {
     this.#silentTicks = 0;
+    this.#heardSinceProbe = true;
+    if (this.#suspect) this.#setSuspect(false);
+  }
+
+  /** Asks the peer for a sign of life, unless it has not started, is being asked or is suspect already. */
+  probe(): void {
+    if (this.#stopped || this.#startTimer !== undefined) return;
+    if (this.#suspect || this.#probeTimer !== undefined) return;
+    this.#heardSinceProbe = false;
+    if (this.#pingSentMs === undefined) this.#ping();
+    this.#awaitAnswer(true);
   }
 
   /** The peer speaks HTTP/2. Idempotent. */
@@ -74,6 +102,28 @@ export class Keepalive {
     this.#stopped = true;
     this.#ticker.cancel();
     this.#startTimer?.cancel();
+    this.#probeTimer?.cancel();
+  }
+
+  #awaitAnswer(mayBeLate: boolean): void {
+    const dueMs = this.#clock.nowMs() + PROBE_MS;
+    this.#probeTimer = this.#clock.after(PROBE_MS, () => {
+      // The PING itself may not have left before.
+      if (mayBeLate && this.#clock.nowMs() - dueMs > PROBE_LATE_MS) {
+        this.#awaitAnswer(false);
+        return;
+      }
+      // As for the ticks: what has arrived is read before the verdict.
+      setImmediate(() => {
+        this.#probeTimer = undefined;
+        if (!this.#stopped && !this.#heardSinceProbe) this.#setSuspect(true);
+      });
+    });
+  }
+
+  #setSuspect(suspect: boolean): void {
+    this.#suspect = suspect;
+    this.#handlers.suspicion();
   }
 
   #ping(): void {

@@ -11,8 +11,7 @@
  *   get buffers that nobody else writes to until `writableLength` is 0 again.
  */
 
-import type { Socket } from 'node:net';
-import { TLSSocket } from 'node:tls';
+import type { Transport } from './transport.ts';
 
 /** Gathered bytes at which DATA has to wait; frames already begun may exceed it by one frame. */
 export const GATHER_HIGH_BYTES: number = 256 * 1024;
@@ -21,10 +20,9 @@ const GATHER_START_BYTES = 2048;
 const DIRECT_MIN_BYTES = 4096;
 
 export class Output {
-  readonly #socket: Socket;
+  readonly #socket: Transport;
   /** A write has ended and `blocked` is false. */
   readonly #onWritable: () => void;
-  readonly #isTls: boolean;
   #buffer: Buffer = Buffer.alloc(0);
   #length = 0;
   #controlFrames = 0;
@@ -32,10 +30,9 @@ export class Output {
   #closed = false;
   #ending = false;
 
-  constructor(socket: Socket, onWritable: () => void) {
+  constructor(socket: Transport, onWritable: () => void) {
     this.#socket = socket;
     this.#onWritable = onWritable;
-    this.#isTls = socket instanceof TLSSocket;
   }
 
   /** The buffer to write to after `reserve`; it may be another one after the next `reserve`. */
@@ -80,15 +77,10 @@ export class Output {
     return start;
   }
 
-  /** Gives back the end of what was reserved last. */
-  trim(end: number): void {
-    this.#length = end;
-  }
-
   /** Whether `writeDirect` may be used for a frame of `bytes` now. */
   canWriteDirect(bytes: number): boolean {
     return (
-      this.#isTls &&
+      this.#socket.copies &&
       bytes >= DIRECT_MIN_BYTES &&
       this.#length === 0 &&
       this.#socket.writableLength === 0 &&
@@ -131,7 +123,7 @@ export class Output {
 
   #write(): void {
     const socket = this.#socket;
-    const reusable = this.#isTls && socket.writableLength === 0 && !socket.connecting;
+    const reusable = socket.copies && socket.writableLength === 0 && !socket.connecting;
     const gathered = this.#buffer.subarray(0, this.#length);
     this.#length = 0;
     this.#controlFrames = 0;

@@ -12,7 +12,7 @@
 import type { AbuseBudget } from './budget.ts';
 import { FRAME_HEADER_BYTES, type HeaderList } from './contract.ts';
 import { FLAG, FRAME, WINDOW_DEFAULT, WINDOW_MAX, writeFrameHead, writeUint32 } from './frames.ts';
-import { encodeHeaders, measureHeaders, TABLE_SIZE_ZERO } from './hpack-encoder.ts';
+import { HeaderEncoder, TABLE_SIZE_ZERO } from './hpack-encoder.ts';
 import type { Output } from './output.ts';
 import type { PeerSettings } from './settings.ts';
 
@@ -52,6 +52,7 @@ export class Sender {
   #wakeScheduled = false;
   /** A write's end has woken somebody in this turn of the loop, before `#wakeMore` comes. */
   #justWoken = false;
+  readonly #encoder = new HeaderEncoder();
   #firstBlock = true;
   #sentBytes = 0;
 
@@ -77,25 +78,16 @@ export class Sender {
 
   /** Throws `MESH_MESSAGE_INVALID`; nothing is sent then. */
   headers(streamId: number, headers: HeaderList, endStream: boolean): void {
-    const bound = measureHeaders(headers);
-    const output = this.#output;
-    const start = output.reserve(FRAME_HEADER_BYTES + bound);
-    const from = start + FRAME_HEADER_BYTES;
-    let end = from;
-    if (this.#firstBlock) output.buffer[end++] = TABLE_SIZE_ZERO;
+    let block = this.#encoder.encode(headers);
+    if (this.#firstBlock) block = TABLE_SIZE_ZERO + block;
     this.#firstBlock = false;
-    end = encodeHeaders(headers, output.buffer, end);
-    output.trim(end);
     const flags = endStream ? FLAG.END_STREAM : 0;
-    const length = end - from;
-    if (length <= this.#peer.maxFrameBytes) {
-      const all = flags | FLAG.END_HEADERS;
-      writeFrameHead(output.buffer, start, length, FRAME.HEADERS, all, streamId);
+    if (block.length > this.#peer.maxFrameBytes) {
+      this.#splitBlock(streamId, Buffer.from(block, 'latin1'), flags);
       return;
     }
-    const block = Buffer.from(output.buffer.subarray(from, end));
-    output.trim(start);
-    this.#splitBlock(streamId, block, flags);
+    const at = this.#frame(FRAME.HEADERS, flags | FLAG.END_HEADERS, streamId, block.length);
+    this.#output.buffer.write(block, at, 'latin1');
   }
 
   /** Sends `source[start .. end)` as far as it may, returns how far. `endStream` is set on the last byte. */

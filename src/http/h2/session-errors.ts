@@ -14,10 +14,14 @@ export function noSlots(): MeshError {
   return new MeshError('MESH_HTTP2_GOAWAY', message, { retryable: true });
 }
 
-/** The peer's GOAWAY says that it has not acted on this stream: it may be sent again elsewhere. */
+/** The peer's GOAWAY says that it has not acted on this stream (RFC 9113 8.7): it may be sent again elsewhere. */
 export function notProcessed(streamId: number, code: number): MeshError {
   const message = `Stream ${streamId} was not looked at: the peer ended the session with "${errorCodeName(code)}"`;
-  return new MeshError('MESH_HTTP2_GOAWAY', message, { retryable: true, flag: 'RESET' });
+  return new MeshError('MESH_HTTP2_GOAWAY', message, {
+    retryable: true,
+    flag: 'RESET',
+    details: { notProcessed: true },
+  });
 }
 
 export function resetByPeer(streamId: number, code: number): MeshError {
@@ -25,7 +29,7 @@ export function resetByPeer(streamId: number, code: number): MeshError {
   return new MeshError('MESH_HTTP2_STREAM_RESET', message, {
     flag: 'RESET',
     retryable: code === H2_ERROR.REFUSED_STREAM,
-    details: { code },
+    details: { code, notProcessed: code === H2_ERROR.REFUSED_STREAM },
   });
 }
 

@@ -12,7 +12,7 @@ import type { Socket } from 'node:net';
 
 import type { Clock, Timer } from '../../base/clock.ts';
 import { errorFromNode, type MeshError } from '../../base/errors.ts';
-import { readSocket, type SocketReader } from '../../base/socket-reader.ts';
+import type { ByteStream } from '../byte-stream.ts';
 import { createAbuseBudget, type AbuseBudget } from './budget.ts';
 import {
   H2_ERROR,
@@ -33,6 +33,7 @@ import type { H2SessionOptions } from './session-options.ts';
 import * as errors from './session-errors.ts';
 import { Stream, type StreamOwner } from './stream.ts';
 import { StreamTable, type AbsentStream } from './stream-table.ts';
+import { socketTransport, streamTransport, type Transport } from './transport.ts';
 
 const FRAME_SIZE_ADVERTISED = 256 * 1024;
 /** Bytes a peer may still send after its session has failed; more, and the socket is destroyed at once. */
@@ -45,7 +46,12 @@ const DRAIN_NOTICE_MS = 1000;
 
 /** The socket must be connected or connecting; TLS: `h2` must have been negotiated. */
 export function createH2Session(socket: Socket, options: H2SessionOptions): H2Session {
-  return new Session(socket, options);
+  return new Session(socketTransport(socket, options.readBuffers), options);
+}
+
+/** A session inside another connection. It owns the stream and sets its handlers. */
+export function createNestedH2Session(stream: ByteStream, options: H2SessionOptions): H2Session {
+  return new Session(streamTransport(stream), options);
 }
 
 class Session implements H2Session, StreamOwner, ReceiverHost {
@@ -55,11 +61,10 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
   readonly connection: ConnectionWindow;
   readonly maxFrameBytes: number;
   readonly sender: Sender;
-  readonly #socket: Socket;
+  readonly #socket: Transport;
   readonly #options: H2SessionOptions;
   readonly #clock: Clock;
   readonly #output: Output;
-  readonly #reader: SocketReader;
   readonly #receiver: Receiver;
   readonly #keepalive: Keepalive;
   readonly #peer = createPeerSettings();
@@ -76,14 +81,11 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
   #drainTimer: Timer | undefined;
   #reaper: Timer | undefined;
   #discardedBytes = 0;
-  #inData = false;
-  /** The buffer of the read under way has been given away. */
-  #detached = false;
   #closeError: MeshError | undefined;
   #slotsListener: (() => void) | undefined;
   #closedListeners: ((error: MeshError | undefined) => void)[] = [];
 
-  constructor(socket: Socket, options: H2SessionOptions) {
+  constructor(socket: Transport, options: H2SessionOptions) {
     const { clock } = options;
     this.#socket = socket;
     this.#options = options;
@@ -95,15 +97,13 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
     this.#initialWindowBytes = options.initialWindowBytes ?? STREAM_WINDOW_BYTES;
     this.#streams = new StreamTable(this.isServer);
     this.budget = createAbuseBudget(clock, this.limits);
-    // We gather by ourselves; Nagle would only hold answers back until the peer's delayed ACK (40 ms, tried).
-    socket.setNoDelay(true);
     this.#output = new Output(socket, () => this.sender.onWritable());
     this.sender = new Sender(this.#output, this.#peer, this.budget);
     this.connection = new ConnectionWindow(clock, options.windowBudget, (streamId, bytes) => {
       if (this.#state !== 'closed') this.sender.windowUpdate(streamId, bytes);
     });
     this.#receiver = new Receiver(this, (timeoutMs, callback) => clock.after(timeoutMs, callback));
-    this.#reader = readSocket(socket, options.readBuffers, {
+    socket.read({
       onChunk: (buffer, offset, length) => this.#onChunk(buffer, offset, offset + length),
       onEnd: () => this.#onSocketEnd(undefined),
       onError: (error) => this.#onSocketEnd(errorFromNode(error, 'The HTTP/2 connection failed')),
@@ -115,6 +115,7 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
       roundTrip: (rttMs) => this.connection.measured(rttMs),
       notStarted: () => this.fail(H2_ERROR.SETTINGS_TIMEOUT, errors.noPreface()),
       dead: () => this.#onDead(),
+      suspicion: () => this.#tellSlots(),
     });
     if (this.isServer) this.#prefaceBytes = PREFACE.length;
     else this.#sendPreface();
@@ -137,6 +138,10 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
     return this.#streams.size;
   }
 
+  get suspect(): boolean {
+    return this.#keepalive.suspect;
+  }
+
   get streamSlots(): number {
     if (this.#state !== 'open' || this.isServer) return 0;
     const ids = Math.floor((this.limits.streamIdMax - this.#streams.nextId) / 2) + 1;
@@ -155,6 +160,10 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
     stream.requested(endStream);
     if (this.#streams.nextId > this.limits.streamIdMax) this.drain();
     return stream;
+  }
+
+  probe(): void {
+    this.#keepalive.probe();
   }
 
   drain(): void {
@@ -177,17 +186,6 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
       this.#close(error);
     }
     this.#socket.destroy();
-  }
-
-  get readBufferDetachable(): boolean {
-    return this.#inData && (this.#detached || this.#reader.detachable);
-  }
-
-  detachReadBuffer(): boolean {
-    if (!this.#inData) return false;
-    // One read may hold frames of several streams: the buffer is given away once, for all of them.
-    this.#detached ||= this.#reader.detach();
-    return this.#detached;
   }
 
   onClosed(listener: (error: MeshError | undefined) => void): void {
@@ -465,10 +463,7 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
       this.#prefaceBytes--;
       from++;
     }
-    this.#inData = true;
-    this.#detached = false;
     this.#receiver.push(buffer, from, end);
-    this.#inData = false;
   }
 
   #onTick(): void {

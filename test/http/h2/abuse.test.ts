@@ -11,7 +11,7 @@ import {
   type HeaderList,
 } from '../../../src/http/h2/contract.ts';
 import { FLAG, FRAME, SETTING } from '../../../src/http/h2/frames.ts';
-import { encodeHeaders, measureHeaders } from '../../../src/http/h2/hpack-encoder.ts';
+import { HeaderEncoder } from '../../../src/http/h2/hpack-encoder.ts';
 import type { H2Limits } from '../../../src/http/h2/limits.ts';
 import { encodeSettings } from '../../../src/http/h2/settings.ts';
 import { connectRaw, goawayCode, record, uint32, type Overrides, type RawPeer } from './peers.ts';
@@ -28,8 +28,7 @@ const POST: HeaderList = [
 ];
 
 function block(headers: HeaderList): Buffer {
-  const target = Buffer.alloc(measureHeaders(headers));
-  return target.subarray(0, encodeHeaders(headers, target, 0));
+  return Buffer.from(new HeaderEncoder().encode(headers), 'latin1');
 }
 
 function open(peer: RawPeer, streamId: number, headers = CONNECT, endStream = false): void {

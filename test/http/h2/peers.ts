@@ -125,6 +125,9 @@ export function requestOn(
   return { stream: box.stream, answer };
 }
 
+/** What a sender sees when the other side has closed. */
+const CUT_OFF: readonly string[] = ['ECONNRESET', 'EPIPE'];
+
 export interface RawFrame {
   readonly type: number;
   readonly flags: number;
@@ -140,6 +143,7 @@ export interface RawPeer {
   send(type: number, flags: number, streamId: number, payload?: Buffer): void;
   /** Waits until a frame satisfies `match`, or the connection has closed (then undefined). */
   waitFor(match: (frame: RawFrame) => boolean): Promise<RawFrame | undefined>;
+  /** Rejects when the connection failed otherwise than by being cut off. */
   waitClosed(): Promise<void>;
 }
 
@@ -148,6 +152,7 @@ export function createRawPeer(socket: net.Socket, sendsPreface: boolean): RawPee
   let rest: Buffer = Buffer.alloc(0);
   let prefaceLeft = sendsPreface ? 0 : PREFACE.length;
   let closed = false;
+  let failure: NodeJS.ErrnoException | undefined;
   const waiters = new Set<() => void>();
   const wake = (): void => {
     for (const waiter of waiters) waiter();
@@ -171,6 +176,7 @@ export function createRawPeer(socket: net.Socket, sendsPreface: boolean): RawPee
     }
     wake();
   });
+  socket.on('error', (error: NodeJS.ErrnoException) => (failure = error));
   socket.on('close', () => {
     closed = true;
     wake();
@@ -210,7 +216,9 @@ export function createRawPeer(socket: net.Socket, sendsPreface: boolean): RawPee
       });
     },
     async waitClosed() {
-      if (!closed) await once(socket, 'close');
+      // Not `once`, which fails when an error comes first: who is cut off while sending sees a reset.
+      if (!closed) await new Promise<void>((resolve) => socket.once('close', () => resolve()));
+      if (failure !== undefined && !CUT_OFF.includes(failure.code ?? '')) throw failure;
     },
   };
   return peer;

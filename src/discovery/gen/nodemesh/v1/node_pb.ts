@@ -15,7 +15,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file nodemesh/v1/node.proto.
  */
 export const file_nodemesh_v1_node: GenFile = /*@__PURE__*/
-  fileDesc("ChZub2RlbWVzaC92MS9ub2RlLnByb3RvEgtub2RlbWVzaC52MSK7AQoITG9jYWxQb2QSDwoHcG9kX3VpZBgBIAEoCRIMCgRuYW1lGAIgASgJEhEKCW5hbWVzcGFjZRgDIAEoCRIXCg9zZXJ2aWNlX2FjY291bnQYBCABKAkSFAoMdHJ1c3RfZG9tYWluGAUgASgJEhQKDHdvcmtsb2FkX3VpZBgGIAEoCRIRCglhZGRyZXNzZXMYByADKAwSEAoIZW5yb2xsZWQYCCABKAgSEwoLcHJvYmVfcG9ydHMYCSADKA0iugEKDE5vZGVTZXR0aW5ncxIyCg5sb2NhbF9kZWxpdmVyeRgBIAEoDjIaLm5vZGVtZXNoLnYxLkxvY2FsRGVsaXZlcnkSDAoEbm9kZRgCIAEoCRISCgpjbHVzdGVyX2lkGAMgASgJEg8KB25ldHdvcmsYBCABKAkSDgoGcmVnaW9uGAUgASgJEgwKBHpvbmUYBiABKAkSDwoHc3Viem9uZRgHIAEoCRIUCgx0cnVzdF9kb21haW4YCCABKAkiWgoLQ2FwdHVyZWRQb2QSIgoDcG9kGAEgASgLMhUubm9kZW1lc2gudjEuTG9jYWxQb2QSEgoKbmV0bnNfcGF0aBgCIAEoCRITCgtuZXRuc19pbm9kZRgDIAEoBCJ8Cg5Xb3JrbG9hZFNlY3JldBIQCghpZGVudGl0eRgBIAEoCRIXCg9wcml2YXRlX2tleV9wZW0YAiABKAkSEgoKY2hhaW5fcGVtcxgDIAMoCRIVCg1ub3RfYmVmb3JlX21zGAQgASgDEhQKDG5vdF9hZnRlcl9tcxgFIAEoAyJsCgtUcnVzdEJ1bmRsZRIUCgx0cnVzdF9kb21haW4YASABKAkSEQoJcm9vdF9wZW1zGAIgAygJEhIKCmdlbmVyYXRpb24YAyABKAQSIAoYaXNzdWluZ19yb290X2ZpbmdlcnByaW50GAQgASgJItABCgtBdWRpdFBvbGljeRIMCgRuYW1lGAEgASgJEhEKCW5hbWVzcGFjZRgCIAEoCRIkCgVzY29wZRgDIAEoDjIVLmlzdGlvLnNlY3VyaXR5LlNjb3BlEi8KBmFjdGlvbhgEIAEoDjIfLm5vZGVtZXNoLnYxLkF1ZGl0UG9saWN5LkFjdGlvbhIjCgVydWxlcxgFIAMoCzIULmlzdGlvLnNlY3VyaXR5LlJ1bGUSDwoHZHJ5X3J1bhgGIAEoCCITCgZBY3Rpb24SCQoFQVVESVQQACKRAQoNQ2FwdHVyZVJlcG9ydBIPCgdwb2RfdWlkGAEgASgJEi8KBXN0YXRlGAIgASgOMiAubm9kZW1lc2gudjEuQ2FwdHVyZVJlcG9ydC5TdGF0ZRIOCgZyZWFzb24YAyABKAkiLgoFU3RhdGUSCwoHUEVORElORxAAEgwKCENBUFRVUkVEEAESCgoGRkFJTEVEEAIiRAoOTGlzdGVuZXJSZXBvcnQSDwoHcG9kX3VpZBgBIAEoCRIRCglsaXN0ZW5pbmcYAiABKAgSDgoGcmVhc29uGAMgASgJIp8BCgxUcmFmZmljRGVsdGESDgoGd29ya2VyGAEgASgJEhAKCHNlcXVlbmNlGAIgASgEEjMKCGNvdW50ZXJzGAMgAygLMiEubm9kZW1lc2gudjEuVHJhZmZpY0RlbHRhLkNvdW50ZXIaOAoHQ291bnRlchIOCgZtZXRyaWMYASABKAkSDgoGbGFiZWxzGAIgAygJEg0KBXZhbHVlGAMgASgBIikKCVJlamVjdGlvbhIMCgRuYW1lGAEgASgJEg4KBnJlYXNvbhgCIAEoCSpDCg1Mb2NhbERlbGl2ZXJ5EhcKE0xPQ0FMX0RFTElWRVJZX0FVVE8QABIZChVMT0NBTF9ERUxJVkVSWV9UVU5ORUwQAWIGcHJvdG8z", [file_istio_security_authorization]);
+  fileDesc("ChZub2RlbWVzaC92MS9ub2RlLnByb3RvEgtub2RlbWVzaC52MSK7AQoITG9jYWxQb2QSDwoHcG9kX3VpZBgBIAEoCRIMCgRuYW1lGAIgASgJEhEKCW5hbWVzcGFjZRgDIAEoCRIXCg9zZXJ2aWNlX2FjY291bnQYBCABKAkSFAoMdHJ1c3RfZG9tYWluGAUgASgJEhQKDHdvcmtsb2FkX3VpZBgGIAEoCRIRCglhZGRyZXNzZXMYByADKAwSEAoIZW5yb2xsZWQYCCABKAgSEwoLcHJvYmVfcG9ydHMYCSADKA0iIQoRRW5yb2xsZWROYW1lc3BhY2USDAoEbmFtZRgBIAEoCSK6AQoMTm9kZVNldHRpbmdzEjIKDmxvY2FsX2RlbGl2ZXJ5GAEgASgOMhoubm9kZW1lc2gudjEuTG9jYWxEZWxpdmVyeRIMCgRub2RlGAIgASgJEhIKCmNsdXN0ZXJfaWQYAyABKAkSDwoHbmV0d29yaxgEIAEoCRIOCgZyZWdpb24YBSABKAkSDAoEem9uZRgGIAEoCRIPCgdzdWJ6b25lGAcgASgJEhQKDHRydXN0X2RvbWFpbhgIIAEoCSJaCgtDYXB0dXJlZFBvZBIiCgNwb2QYASABKAsyFS5ub2RlbWVzaC52MS5Mb2NhbFBvZBISCgpuZXRuc19wYXRoGAIgASgJEhMKC25ldG5zX2lub2RlGAMgASgEInwKDldvcmtsb2FkU2VjcmV0EhAKCGlkZW50aXR5GAEgASgJEhcKD3ByaXZhdGVfa2V5X3BlbRgCIAEoCRISCgpjaGFpbl9wZW1zGAMgAygJEhUKDW5vdF9iZWZvcmVfbXMYBCABKAMSFAoMbm90X2FmdGVyX21zGAUgASgDImwKC1RydXN0QnVuZGxlEhQKDHRydXN0X2RvbWFpbhgBIAEoCRIRCglyb290X3BlbXMYAiADKAkSEgoKZ2VuZXJhdGlvbhgDIAEoBBIgChhpc3N1aW5nX3Jvb3RfZmluZ2VycHJpbnQYBCABKAki0AEKC0F1ZGl0UG9saWN5EgwKBG5hbWUYASABKAkSEQoJbmFtZXNwYWNlGAIgASgJEiQKBXNjb3BlGAMgASgOMhUuaXN0aW8uc2VjdXJpdHkuU2NvcGUSLwoGYWN0aW9uGAQgASgOMh8ubm9kZW1lc2gudjEuQXVkaXRQb2xpY3kuQWN0aW9uEiMKBXJ1bGVzGAUgAygLMhQuaXN0aW8uc2VjdXJpdHkuUnVsZRIPCgdkcnlfcnVuGAYgASgIIhMKBkFjdGlvbhIJCgVBVURJVBAAIpEBCg1DYXB0dXJlUmVwb3J0Eg8KB3BvZF91aWQYASABKAkSLwoFc3RhdGUYAiABKA4yIC5ub2RlbWVzaC52MS5DYXB0dXJlUmVwb3J0LlN0YXRlEg4KBnJlYXNvbhgDIAEoCSIuCgVTdGF0ZRILCgdQRU5ESU5HEAASDAoIQ0FQVFVSRUQQARIKCgZGQUlMRUQQAiJECg5MaXN0ZW5lclJlcG9ydBIPCgdwb2RfdWlkGAEgASgJEhEKCWxpc3RlbmluZxgCIAEoCBIOCgZyZWFzb24YAyABKAkinwEKDFRyYWZmaWNEZWx0YRIOCgZ3b3JrZXIYASABKAkSEAoIc2VxdWVuY2UYAiABKAQSMwoIY291bnRlcnMYAyADKAsyIS5ub2RlbWVzaC52MS5UcmFmZmljRGVsdGEuQ291bnRlcho4CgdDb3VudGVyEg4KBm1ldHJpYxgBIAEoCRIOCgZsYWJlbHMYAiADKAkSDQoFdmFsdWUYAyABKAEiKQoJUmVqZWN0aW9uEgwKBG5hbWUYASABKAkSDgoGcmVhc29uGAIgASgJKkMKDUxvY2FsRGVsaXZlcnkSFwoTTE9DQUxfREVMSVZFUllfQVVUTxAAEhkKFUxPQ0FMX0RFTElWRVJZX1RVTk5FTBABYgZwcm90bzM", [file_istio_security_authorization]);
 
 /**
  * Controller to agent: a pod scheduled to the node, from scheduling on.
@@ -77,6 +77,26 @@ export const LocalPodSchema: GenMessage<LocalPod> = /*@__PURE__*/
   messageDesc(file_nodemesh_v1_node, 0);
 
 /**
+ * Controller to agent: a namespace whose label puts its pods into the mesh. Also where no pod of it is on the node
+ * yet: the CNI script must know before the first one starts.
+ *
+ * @generated from message nodemesh.v1.EnrolledNamespace
+ */
+export type EnrolledNamespace = Message<"nodemesh.v1.EnrolledNamespace"> & {
+  /**
+   * @generated from field: string name = 1;
+   */
+  name: string;
+};
+
+/**
+ * Describes the message nodemesh.v1.EnrolledNamespace.
+ * Use `create(EnrolledNamespaceSchema)` to create a new message.
+ */
+export const EnrolledNamespaceSchema: GenMessage<EnrolledNamespace> = /*@__PURE__*/
+  messageDesc(file_nodemesh_v1_node, 1);
+
+/**
  * Controller to agent to workers.
  *
  * @generated from message nodemesh.v1.NodeSettings
@@ -128,7 +148,7 @@ export type NodeSettings = Message<"nodemesh.v1.NodeSettings"> & {
  * Use `create(NodeSettingsSchema)` to create a new message.
  */
 export const NodeSettingsSchema: GenMessage<NodeSettings> = /*@__PURE__*/
-  messageDesc(file_nodemesh_v1_node, 1);
+  messageDesc(file_nodemesh_v1_node, 2);
 
 /**
  * Agent to workers: a pod whose rules stand and whose namespace is verified.
@@ -157,7 +177,7 @@ export type CapturedPod = Message<"nodemesh.v1.CapturedPod"> & {
  * Use `create(CapturedPodSchema)` to create a new message.
  */
 export const CapturedPodSchema: GenMessage<CapturedPod> = /*@__PURE__*/
-  messageDesc(file_nodemesh_v1_node, 2);
+  messageDesc(file_nodemesh_v1_node, 3);
 
 /**
  * Agent to workers, on the Unix socket only.
@@ -198,7 +218,7 @@ export type WorkloadSecret = Message<"nodemesh.v1.WorkloadSecret"> & {
  * Use `create(WorkloadSecretSchema)` to create a new message.
  */
 export const WorkloadSecretSchema: GenMessage<WorkloadSecret> = /*@__PURE__*/
-  messageDesc(file_nodemesh_v1_node, 3);
+  messageDesc(file_nodemesh_v1_node, 4);
 
 /**
  * @generated from message nodemesh.v1.TrustBundle
@@ -232,7 +252,7 @@ export type TrustBundle = Message<"nodemesh.v1.TrustBundle"> & {
  * Use `create(TrustBundleSchema)` to create a new message.
  */
 export const TrustBundleSchema: GenMessage<TrustBundle> = /*@__PURE__*/
-  messageDesc(file_nodemesh_v1_node, 4);
+  messageDesc(file_nodemesh_v1_node, 5);
 
 /**
  * An AUDIT policy: never sent as an Authorization, where an unknown action would read as another.
@@ -276,7 +296,7 @@ export type AuditPolicy = Message<"nodemesh.v1.AuditPolicy"> & {
  * Use `create(AuditPolicySchema)` to create a new message.
  */
 export const AuditPolicySchema: GenMessage<AuditPolicy> = /*@__PURE__*/
-  messageDesc(file_nodemesh_v1_node, 5);
+  messageDesc(file_nodemesh_v1_node, 6);
 
 /**
  * @generated from enum nodemesh.v1.AuditPolicy.Action
@@ -297,7 +317,7 @@ export type AuditPolicy_Action = (typeof AuditPolicy_Action)[keyof typeof AuditP
  * Describes the enum nodemesh.v1.AuditPolicy.Action.
  */
 export const AuditPolicy_ActionSchema: GenEnum<AuditPolicy_Action> = /*@__PURE__*/
-  enumDesc(file_nodemesh_v1_node, 5, 0);
+  enumDesc(file_nodemesh_v1_node, 6, 0);
 
 /**
  * Agent to controller.
@@ -326,7 +346,7 @@ export type CaptureReport = Message<"nodemesh.v1.CaptureReport"> & {
  * Use `create(CaptureReportSchema)` to create a new message.
  */
 export const CaptureReportSchema: GenMessage<CaptureReport> = /*@__PURE__*/
-  messageDesc(file_nodemesh_v1_node, 6);
+  messageDesc(file_nodemesh_v1_node, 7);
 
 /**
  * @generated from enum nodemesh.v1.CaptureReport.State
@@ -357,7 +377,7 @@ export type CaptureReport_State = (typeof CaptureReport_State)[keyof typeof Capt
  * Describes the enum nodemesh.v1.CaptureReport.State.
  */
 export const CaptureReport_StateSchema: GenEnum<CaptureReport_State> = /*@__PURE__*/
-  enumDesc(file_nodemesh_v1_node, 6, 0);
+  enumDesc(file_nodemesh_v1_node, 7, 0);
 
 /**
  * Worker to agent: whether the listeners of one pod stand.
@@ -388,7 +408,7 @@ export type ListenerReport = Message<"nodemesh.v1.ListenerReport"> & {
  * Use `create(ListenerReportSchema)` to create a new message.
  */
 export const ListenerReportSchema: GenMessage<ListenerReport> = /*@__PURE__*/
-  messageDesc(file_nodemesh_v1_node, 7);
+  messageDesc(file_nodemesh_v1_node, 8);
 
 /**
  * Worker to agent: totals since the worker's life began, so that a report that is lost, doubled or overtaken changes
@@ -420,7 +440,7 @@ export type TrafficDelta = Message<"nodemesh.v1.TrafficDelta"> & {
  * Use `create(TrafficDeltaSchema)` to create a new message.
  */
 export const TrafficDeltaSchema: GenMessage<TrafficDelta> = /*@__PURE__*/
-  messageDesc(file_nodemesh_v1_node, 8);
+  messageDesc(file_nodemesh_v1_node, 9);
 
 /**
  * @generated from message nodemesh.v1.TrafficDelta.Counter
@@ -447,7 +467,7 @@ export type TrafficDelta_Counter = Message<"nodemesh.v1.TrafficDelta.Counter"> &
  * Use `create(TrafficDelta_CounterSchema)` to create a new message.
  */
 export const TrafficDelta_CounterSchema: GenMessage<TrafficDelta_Counter> = /*@__PURE__*/
-  messageDesc(file_nodemesh_v1_node, 8, 0);
+  messageDesc(file_nodemesh_v1_node, 9, 0);
 
 /**
  * One resource that a client did not accept: in `error_detail.details` of a NACK.
@@ -471,7 +491,7 @@ export type Rejection = Message<"nodemesh.v1.Rejection"> & {
  * Use `create(RejectionSchema)` to create a new message.
  */
 export const RejectionSchema: GenMessage<Rejection> = /*@__PURE__*/
-  messageDesc(file_nodemesh_v1_node, 9);
+  messageDesc(file_nodemesh_v1_node, 10);
 
 /**
  * @generated from enum nodemesh.v1.LocalDelivery
