@@ -10,6 +10,9 @@
  *   from that port to the same place. In one conntrack zone the two are one entry: the older is never answered
  *   again, or the newer. So ours are tracked in a zone of their own in the original direction, and their answers
  *   in the common one, where NAT sees the clash and maps the port;
+ * - an entry whose far side sent RST stays for 10 s, and a SYN from the same port is taken for a part of it: it would
+ *   see no NAT and leave in plain text. The application may well get the port that we had (8 of 840 did, seen, after
+ *   its passthrough connections were reset), so all of ours are in that zone, not only those inside the pod;
  * - nobody listening on 15001 and 15006 means RST in both directions: the rules alone let nothing through.
  */
 
@@ -72,7 +75,7 @@ table ${RULE_TABLE} {
     iif lo meta mark & ${MASK} == ${OWN} ct original zone set ${OWN_ZONE}
   }
   chain zone_output {
-    oif lo meta mark & ${MASK} == ${OWN} ct original zone set ${OWN_ZONE}
+    meta mark & ${MASK} == ${OWN} ct original zone set ${OWN_ZONE}
   }
   chain mangle_prerouting {
     meta mark & ${MASK} == ${OWN} ct mark set ct mark & ${OTHER_BITS} | ${KEPT}

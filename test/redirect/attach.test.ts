@@ -154,6 +154,33 @@ for (const family of FAMILIES.slice(0, 2)) {
   });
 }
 
+for (const family of FAMILIES.slice(0, 2)) {
+  void t.test(
+    `T31: a port of ours that the far side has reset, ${family.name}`,
+    { skip },
+    async (t) => {
+      const { native, pod, out, context, captured } = setUpPod(t, family);
+      const [podIp] = family.pod;
+      const [outIp] = family.out;
+      const other = await serveIn(native, out, 9090, 'other');
+      const attached = await attachPod(context, captured);
+      const outbound = await serveIn(native, pod, 15001, 'outbound', { ours: true });
+      const ours = await dialIn(native, pod, outIp, 9090, { marked: true });
+      t.equal(await ask(ours, '1'), 'other:1');
+      const port = ours.localPort ?? 0;
+      const gone = new Promise((resolve) => ours.once('close', resolve));
+      other.arrivals[0]?.socket.resetAndDestroy();
+      await gone;
+      // Connection tracking keeps an entry that was reset for 10 s, and takes a SYN from the same port for a part of it.
+      const theirs = await dialIn(native, pod, outIp, 9090, { source: { address: podIp, port } });
+      t.equal(await ask(theirs, '2'), 'outbound:2', 'the next one from there is the application’s');
+      theirs.destroy();
+      attached.close();
+      await Promise.all([other, outbound].map((server) => server.close()));
+    },
+  );
+}
+
 void t.test(
   'T31: without a listener no plain text leaves, seen on the wire',
   { skip },
