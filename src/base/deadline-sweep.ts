@@ -4,6 +4,7 @@
  */
 
 import type { Clock } from './clock.ts';
+import { Roster, type Place } from './roster.ts';
 
 export interface WatchedDeadline {
   /** On the monotonic clock; `Infinity`: none now. May change at any time. */
@@ -15,26 +16,26 @@ export interface WatchedDeadline {
 export interface DeadlineSweep {
   readonly count: number;
   nowMs(): number;
-  add(item: WatchedDeadline): void;
-  /** Ends the watch. Idempotent. */
-  remove(item: WatchedDeadline): void;
+  /** The watch ends with leaving the place. */
+  add(item: WatchedDeadline): Place;
   stop(): void;
 }
 
 /** One per process; must be stopped. `periodMs`: default 500. */
 export function createDeadlineSweep(clock: Clock, periodMs: number = 500): DeadlineSweep {
-  const items = new Set<WatchedDeadline>();
+  const items = new Roster<WatchedDeadline>();
   const timer = clock.every(periodMs, () => {
     const nowMs = clock.nowMs();
-    for (const item of items) if (item.deadlineMs <= nowMs) item.onDeadline();
+    items.each((item) => {
+      if (item.deadlineMs <= nowMs) item.onDeadline();
+    });
   });
   return {
     get count() {
       return items.size;
     },
     nowMs: () => clock.nowMs(),
-    add: (item) => void items.add(item),
-    remove: (item) => void items.delete(item),
+    add: (item) => items.add(item),
     stop: () => timer.cancel(),
   };
 }

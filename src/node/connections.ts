@@ -6,6 +6,7 @@
 
 import type { Clock, Timer } from '../base/clock.ts';
 import type { MeshError } from '../base/errors.ts';
+import { Roster } from '../base/roster.ts';
 import type { PodUid } from '../core/pod.ts';
 import { decisionError, type Decision } from '../policy/decide.ts';
 import type { ConnectionFacts } from '../policy/match.ts';
@@ -44,8 +45,8 @@ export interface Connections {
 const SLICE = 500;
 
 export function createConnections(clock: Clock): Connections {
-  const open = new Set<OpenConnection>();
-  const governed = new Set<GovernedConnection>();
+  const open = new Roster<OpenConnection>();
+  const governed = new Roster<GovernedConnection>();
   const counts = new Map<PodUid, number>();
   let idleListener: (() => void) | undefined;
   let round: Timer | undefined;
@@ -64,17 +65,17 @@ export function createConnections(clock: Clock): Connections {
     },
     countOf: (pod) => counts.get(pod) ?? 0,
     add(connection) {
-      open.add(connection);
+      const place = open.add(connection);
       count(connection.pod, 1);
       return () => {
-        if (!open.delete(connection)) return;
+        if (!place.leave()) return;
         count(connection.pod, -1);
         if (open.size === 0) idleListener?.();
       };
     },
     govern(connection) {
-      governed.add(connection);
-      return () => void governed.delete(connection);
+      const place = governed.add(connection);
+      return () => void place.leave();
     },
     recheck(decide) {
       // A change during a round waits for its end: starting over each time would never reach the last ones.
@@ -82,13 +83,13 @@ export function createConnections(clock: Clock): Connections {
         pending = decide;
         return;
       }
-      const queue = [...governed];
+      const queue = governed.places();
       let next = 0;
       const slice = (): void => {
         const end = Math.min(next + SLICE, queue.length);
         for (; next < end; next++) {
-          const connection = queue[next];
-          if (connection === undefined || !governed.has(connection)) continue;
+          const connection = queue[next]?.item;
+          if (connection === undefined) continue;
           const decision = decide(connection);
           if (!decision.allowed) connection.close(decisionError(decision));
         }
@@ -101,9 +102,9 @@ export function createConnections(clock: Clock): Connections {
       slice();
     },
     closeAll(error, pod) {
-      for (const connection of open) {
+      open.each((connection) => {
         if (pod === undefined || connection.pod === pod) connection.close(error);
-      }
+      });
     },
     onIdle(listener) {
       idleListener = listener;

@@ -5,6 +5,7 @@
 
 import type { Clock } from '../base/clock.ts';
 import { MeshError, type ResponseFlag } from '../base/errors.ts';
+import { Roster, type Place } from '../base/roster.ts';
 import type { SocketAddress } from '../core/address.ts';
 import type { ConnectionReporter, Edge } from '../core/connection-record.ts';
 
@@ -54,30 +55,31 @@ interface Running {
 }
 
 export function createJournal(clock: Clock, reporter: ConnectionReporter): Journal {
-  const running = new Set<Running>();
+  const running = new Roster<Running>();
   const ticker = clock.every(PROGRESS_MS, () => {
-    for (const item of running) {
+    running.each((item) => {
       const { bytesSent, bytesReceived } = item.counts();
-      if (bytesSent === item.sent && bytesReceived === item.received) continue;
+      if (bytesSent === item.sent && bytesReceived === item.received) return;
       reporter.progress(item.edge, bytesSent - item.sent, bytesReceived - item.received);
       item.sent = bytesSent;
       item.received = bytesReceived;
-    }
+    });
   });
   const begin = (facts: EntryFacts, startMs: number): JournalEntry => {
     let item: Running | undefined;
+    let place: Place | undefined;
     let ended = false;
     return {
       opened(counts) {
         if (ended || item !== undefined) return;
         item = { edge: facts.edge, counts, sent: 0, received: 0 };
-        running.add(item);
+        place = running.add(item);
         reporter.opened(facts.edge);
       },
       end({ bytesSent, bytesReceived, flag, error }) {
         if (ended) return;
         ended = true;
-        if (item !== undefined) running.delete(item);
+        place?.leave();
         const policy = error?.details['policy'];
         reporter.ended(
           {

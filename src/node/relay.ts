@@ -14,6 +14,7 @@
 import type { ReadBuffers } from '../base/buffer-pool.ts';
 import type { Clock } from '../base/clock.ts';
 import { MeshError, type ResponseFlag } from '../base/errors.ts';
+import { Roster } from '../base/roster.ts';
 
 export interface RelayResult {
   readonly bytesToA: number;
@@ -80,7 +81,7 @@ export function createRelaySweep(options: RelaySweepOptions): RelaySweep {
   const { clock } = options;
   const halfClosedTimeoutMs = options.halfClosedTimeoutMs ?? HALF_CLOSED_TIMEOUT_DEFAULT_MS;
   const idleTimeoutMs = options.idleTimeoutMs ?? 0;
-  const watched = new Set<Watched>();
+  const watched = new Roster<Watched>();
   const check = (item: Watched, nowMs: number): void => {
     const { relay } = item;
     const bytes = relay.bytesToA + relay.bytesToB;
@@ -100,16 +101,15 @@ export function createRelaySweep(options: RelaySweepOptions): RelaySweep {
   };
   const timer = clock.every(options.periodMs ?? SWEEP_PERIOD_DEFAULT_MS, () => {
     const nowMs = clock.nowMs();
-    for (const item of watched) check(item, nowMs);
+    watched.each((item) => check(item, nowMs));
   });
   return {
     get count() {
       return watched.size;
     },
     add(relay) {
-      const item = { relay, bytes: 0, sinceMs: clock.nowMs() };
-      watched.add(item);
-      return () => void watched.delete(item);
+      const place = watched.add({ relay, bytes: 0, sinceMs: clock.nowMs() });
+      return () => void place.leave();
     },
     stop: () => timer.cancel(),
   };

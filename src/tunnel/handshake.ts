@@ -10,6 +10,7 @@ import { connect as connectTls, TLSSocket, type SecureContext } from 'node:tls';
 
 import type { Clock } from '../base/clock.ts';
 import { MeshError } from '../base/errors.ts';
+import { Roster, type Place } from '../base/roster.ts';
 import type { SpiffeId } from '../core/identity.ts';
 import { authenticatePeer } from '../identity/peer.ts';
 import { tunnelClientOptions, tunnelServerOptions } from '../identity/tls.ts';
@@ -35,6 +36,8 @@ export interface HandshakeHandlers {
 }
 
 interface Unfinished {
+  /** Only accepted ones have one. */
+  place: Place | undefined;
   fail(error: MeshError): void;
 }
 
@@ -66,7 +69,7 @@ function failedBy(error: NodeJS.ErrnoException): MeshError {
 
 export function createHandshakes(clock: Clock): Handshakes {
   /** In order of arrival; only accepted ones are evicted, our own dials are bounded by the pool. */
-  const unfinished = new Set<Unfinished>();
+  const unfinished = new Roster<Unfinished>();
 
   const run = (
     raw: Socket,
@@ -81,7 +84,7 @@ export function createHandshakes(clock: Clock): Handshakes {
       if (settled) return false;
       settled = true;
       timer.cancel();
-      unfinished.delete(item);
+      item.place?.leave();
       return true;
     };
     const fail = (error: MeshError): void => {
@@ -90,7 +93,7 @@ export function createHandshakes(clock: Clock): Handshakes {
       raw.destroy();
       handlers.onError(error);
     };
-    const item: Unfinished = { fail };
+    const item: Unfinished = { place: undefined, fail };
     tls.on('error', (error) => fail(failedBy(error)));
     raw.on('error', (error) => fail(failedBy(error)));
     tls.on('close', () => fail(failed('the peer closed the connection', undefined, true)));
@@ -125,8 +128,7 @@ export function createHandshakes(clock: Clock): Handshakes {
     },
     accept(raw, credentials, handlers) {
       if (unfinished.size >= HANDSHAKES_MAX) {
-        const [oldest] = unfinished;
-        oldest?.fail(
+        unfinished.first?.fail(
           new MeshError(
             'MESH_LIMIT_EXCEEDED',
             `Tunnel handshake failed: ${HANDSHAKES_MAX} others are unfinished and this is the oldest`,
@@ -135,7 +137,8 @@ export function createHandshakes(clock: Clock): Handshakes {
         );
       }
       const tls = new TLSSocket(raw, tunnelServerOptions(credentials.context));
-      unfinished.add(run(raw, tls, 'secure', credentials, undefined, handlers));
+      const item = run(raw, tls, 'secure', credentials, undefined, handlers);
+      item.place = unfinished.add(item);
     },
     connect(raw, credentials, expected, handlers) {
       const tls = connectTls({ socket: raw, ...tunnelClientOptions(credentials.context) });

@@ -2,6 +2,7 @@
 
 import type { Clock } from '../base/clock.ts';
 import type { DeadlineSweep } from '../base/deadline-sweep.ts';
+import type { Roster } from '../base/roster.ts';
 import type { Logger } from '../base/logger.ts';
 import type { Random } from '../base/random.ts';
 import type { RequestReporter } from '../core/request-record.ts';
@@ -44,9 +45,9 @@ export interface WaypointContext {
     onStream: (stream: H2ServerStream, headers: HeaderList, endStream: boolean) => void,
   ): H2Session;
   /** What policy may end while it runs: requests and connections. */
-  readonly running: Set<{ recheck(): void }>;
+  readonly running: Roster<{ recheck(): void }>;
   /** Connections that have not ended. */
-  readonly open: Set<{ drain(): void }>;
+  readonly open: Roster<{ drain(): void }>;
   /** Of a stream without bytes in either direction. */
   readonly idleTimeoutMs: number;
 }

@@ -10,6 +10,7 @@
 import type { Timer } from '../base/clock.ts';
 import type { WatchedDeadline } from '../base/deadline-sweep.ts';
 import type { MeshError, ResponseFlag } from '../base/errors.ts';
+import type { Place } from '../base/roster.ts';
 import { workloadIdentity } from '../core/workload.ts';
 import { H2_ERROR, type HeaderList } from '../http/h2/contract.ts';
 import type { HttpStream, HttpStreamHandlers } from '../http/http-stream.ts';
@@ -81,6 +82,8 @@ export class Exchange implements HttpStreamHandlers, AttemptOwner, WatchedDeadli
   /** Bytes have passed since `#activeMs`. */
   #moved = false;
   #activeMs: number;
+  #watched: Place | undefined;
+  #running: Place | undefined;
 
   constructor(
     context: WaypointContext,
@@ -107,8 +110,8 @@ export class Exchange implements HttpStreamHandlers, AttemptOwner, WatchedDeadli
   start(turns?: StartTurns): void {
     const context = this.#context;
     const record = this.#record;
-    context.deadlines.add(this);
-    context.running.add(this);
+    this.#watched = context.deadlines.add(this);
+    this.#running = context.running.add(this);
     const read = readRequest(this.#headers, this.#version, this.#connection.client);
     if (!read.ok) {
       record.received(this.#headers);
@@ -578,9 +581,9 @@ export class Exchange implements HttpStreamHandlers, AttemptOwner, WatchedDeadli
   #finish(flag: ResponseFlag, error: MeshError | undefined): void {
     if (this.#finished) return;
     this.#finished = true;
-    const { clock, deadlines, reporter, running } = this.#context;
-    deadlines.remove(this);
-    running.delete(this);
+    const { clock, reporter } = this.#context;
+    this.#watched?.leave();
+    this.#running?.leave();
     this.#requestTimer?.cancel();
     this.#permit?.release();
     this.#mirrors?.abort();

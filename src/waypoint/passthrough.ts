@@ -5,6 +5,7 @@
 
 import type { WatchedDeadline } from '../base/deadline-sweep.ts';
 import { MeshError } from '../base/errors.ts';
+import type { Place } from '../base/roster.ts';
 import type { RouteRef } from '../core/route.ts';
 import type { ServiceKey } from '../core/workload.ts';
 import type { ByteStream } from '../http/byte-stream.ts';
@@ -40,6 +41,7 @@ export class Passthrough implements WatchedDeadline {
   #permit: Permit | undefined;
   #visit: Visit | undefined;
   #giveUp: () => void = () => {};
+  readonly #places: Place[] = [];
   #over = false;
   deadlineMs: number = Number.POSITIVE_INFINITY;
 
@@ -54,9 +56,7 @@ export class Passthrough implements WatchedDeadline {
   /** `serverName`: of a TLS client; undefined for TCP. */
   start(serverName: string | undefined): void {
     const { deadlines, open, running } = this.#context;
-    open.add(this);
-    running.add(this);
-    deadlines.add(this);
+    this.#places.push(open.add(this), running.add(this), deadlines.add(this));
     this.#active();
     this.#client.setHandlers({
       // The window bounds what comes before the endpoint is there.
@@ -224,10 +224,8 @@ export class Passthrough implements WatchedDeadline {
     this.#permit?.release();
     // A connection that stood was a success of its endpoint, however it ended.
     this.#visit?.end(this.#relay === undefined ? undefined : true);
-    const { clock, deadlines, open, reporter, running } = this.#context;
-    deadlines.remove(this);
-    open.delete(this);
-    running.delete(this);
+    const { clock, reporter } = this.#context;
+    for (const place of this.#places) place.leave();
     reporter.ended({
       ...recordBase(this.#connection, this.#target, error),
       protocol: 'tcp',

@@ -218,9 +218,9 @@ export class ServedConnection {
       scratch: context.scratch,
       onRequest: (request, headers, endStream) =>
         new Exchange(context, this, request, headers, endStream, 1).start(),
-      onClosed: () => void context.open.delete(connection),
+      onClosed: () => void open.leave(),
     });
-    context.open.add(connection);
+    const open = context.open.add(connection);
   }
 
   #serveH2(stream: ByteStream): void {
@@ -229,7 +229,7 @@ export class ServedConnection {
     const session = context.serveH2(stream, (request, headers, endStream) => {
       new Exchange(context, this, request, headers, endStream, 2).start(turns);
     });
-    context.open.add(session);
-    session.onClosed(() => void context.open.delete(session));
+    const open = context.open.add(session);
+    session.onClosed(() => void open.leave());
   }
 }

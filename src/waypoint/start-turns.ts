@@ -4,13 +4,15 @@
  * never routed nor sent (T60; Envoy's `http.max_requests_per_io_cycle`). Bounded by the streams of the connection.
  */
 
+import { Roster } from '../base/roster.ts';
+
 /** About a millisecond of work. */
 export const STARTS_PER_TURN = 16;
 
 export class StartTurns {
   /** Since the last turn that was begun for them; a new one is asked for only when they are many. */
   #count = 0;
-  readonly #waiting = new Set<() => void>();
+  readonly #waiting = new Roster<() => void>();
 
   /** True: a request may begin now, and is counted. */
   take(): boolean {
@@ -21,16 +23,12 @@ export class StartTurns {
 
   /** For who was refused by `take`: `start` is called in a later turn, unless what is returned is called before. */
   later(start: () => void): () => void {
-    this.#waiting.add(start);
-    return () => void this.#waiting.delete(start);
+    const place = this.#waiting.add(start);
+    return () => void place.leave();
   }
 
   readonly #nextTurn = (): void => {
     this.#count = 0;
-    for (const start of this.#waiting) {
-      if (!this.take()) return;
-      this.#waiting.delete(start);
-      start();
-    }
+    while (this.#waiting.size > 0 && this.take()) this.#waiting.shift()?.();
   };
 }

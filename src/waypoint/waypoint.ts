@@ -9,6 +9,7 @@ import type { TLSSocket } from 'node:tls';
 import type { ReadBuffers } from '../base/buffer-pool.ts';
 import type { Clock } from '../base/clock.ts';
 import { createDeadlineSweep } from '../base/deadline-sweep.ts';
+import { Roster } from '../base/roster.ts';
 import type { Logger } from '../base/logger.ts';
 import type { Registry } from '../base/metrics.ts';
 import type { Random } from '../base/random.ts';
@@ -105,13 +106,11 @@ export function createWaypoint(options: WaypointOptions): Waypoint {
   const handshakes = createHandshakes(clock);
   const deadlines = createDeadlineSweep(clock);
   const scratch = createScratchPool();
-  const running = new Set<{ recheck(): void }>();
-  const recheck = (): void => {
-    for (const one of running) one.recheck();
-  };
+  const running = new Roster<{ recheck(): void }>();
+  const recheck = (): void => running.each((one) => one.recheck());
   const stopRecheck = state.onPolicyChange(recheck);
   options.guard.policies.onChange(recheck);
-  const open = new Set<{ drain(): void }>();
+  const open = new Roster<{ drain(): void }>();
   const tunnels = createTunnelPool({
     clock,
     dial: (target, signal) =>
@@ -177,7 +176,7 @@ export function createWaypoint(options: WaypointOptions): Waypoint {
     },
     drain() {
       acceptor.drain();
-      for (const connection of open) connection.drain();
+      open.each((connection) => connection.drain());
     },
     stop() {
       stopRecheck();

@@ -8,6 +8,7 @@
  */
 
 import type { DeadlineSweep, WatchedDeadline } from '../../base/deadline-sweep.ts';
+import type { Place } from '../../base/roster.ts';
 import { MeshError } from '../../base/errors.ts';
 import type { ByteStream } from '../byte-stream.ts';
 import type { HeaderList } from '../h2/contract.ts';
@@ -79,6 +80,7 @@ class ServerConnection implements H1ServerConnection, MessageSink, WatchedDeadli
   #headTimed = false;
   /** For a head under way, between requests, or to linger. */
   deadlineMs = Number.POSITIVE_INFINITY;
+  readonly #watched: Place;
 
   constructor(stream: ByteStream, options: H1ServerOptions) {
     this.stream = stream;
@@ -87,7 +89,7 @@ class ServerConnection implements H1ServerConnection, MessageSink, WatchedDeadli
     this.writer = new MessageWriter(stream, options.scratch);
     this.#reader = new MessageReader(this, this.#limits);
     this.#reader.next();
-    options.deadlines.add(this);
+    this.#watched = options.deadlines.add(this);
     this.#watch();
     stream.setHandlers({
       onData: (chunk) => this.#onRead(chunk),
@@ -380,7 +382,7 @@ class ServerConnection implements H1ServerConnection, MessageSink, WatchedDeadli
   #close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    this.#options.deadlines.remove(this);
+    this.#watched.leave();
     this.#reader.stop();
     this.writer.drop();
     this.#ahead = undefined;

@@ -9,6 +9,7 @@
  * - Control frames and header blocks leave at once, in the order of the calls.
  */
 
+import { Roster, type Place } from '../../base/roster.ts';
 import type { AbuseBudget } from './budget.ts';
 import { FRAME_HEADER_BYTES, type HeaderList } from './contract.ts';
 import { FLAG, FRAME, WINDOW_DEFAULT, WINDOW_MAX, writeFrameHead, writeUint32 } from './frames.ts';
@@ -35,6 +36,9 @@ export interface SendingStream {
   sendQueued(bytes: number): void;
   /** Its writer may go on. */
   drained(): void;
+  /** The sender's own: where it waits for its turn to send, and to be woken. */
+  readyPlace: Place | undefined;
+  wakePlace: Place | undefined;
 }
 
 export class Sender {
@@ -43,9 +47,9 @@ export class Sender {
   readonly #budget: AbuseBudget;
   #window = WINDOW_DEFAULT;
   /** Streams with something queued and an open window of their own, in turn. */
-  readonly #ready = new Set<SendingStream>();
+  readonly #ready = new Roster<SendingStream>();
   /** Streams whose writer waits for the output alone, in turn. */
-  readonly #waiting = new Set<SendingStream>();
+  readonly #waiting = new Roster<SendingStream>();
   #pumping = false;
   /** How many writers are woken at once: one, and more while those woken do not write. */
   #wakeCount = 1;
@@ -175,18 +179,19 @@ export class Sender {
 
   /** The stream has something queued and an open window. */
   ready(stream: SendingStream): void {
-    this.#ready.add(stream);
+    this.#queue(stream);
     this.pump();
   }
 
   /** The stream's writer was told to stop though nothing is queued in the stream. */
   wait(stream: SendingStream): void {
-    this.#waiting.add(stream);
+    stream.wakePlace ??= this.#waiting.add(stream);
   }
 
   forget(stream: SendingStream): void {
-    this.#ready.delete(stream);
-    this.#waiting.delete(stream);
+    stream.readyPlace?.leave();
+    stream.wakePlace?.leave();
+    stream.readyPlace = stream.wakePlace = undefined;
   }
 
   /** A write has ended. */
@@ -207,21 +212,26 @@ export class Sender {
     this.#pumping = false;
   }
 
-  /** A stream that is added again while its set is walked comes last: that is the taking of turns. */
+  #queue(stream: SendingStream): void {
+    stream.readyPlace ??= this.#ready.add(stream);
+  }
+
+  /** Who has more to send comes last again: that is the taking of turns. */
   #sendReady(): void {
-    for (const stream of this.#ready) {
-      if (this.#output.blocked || this.#window <= 0) return;
-      this.#ready.delete(stream);
+    while (!this.#output.blocked && this.#window > 0) {
+      const stream = this.#ready.shift();
+      if (stream === undefined) return;
+      stream.readyPlace = undefined;
       stream.sendQueued(TURN_BYTES);
-      if (stream.hasQueued && stream.sendWindow > 0) this.#ready.add(stream);
+      if (stream.hasQueued && stream.sendWindow > 0) this.#queue(stream);
     }
   }
 
   #wakeWaiting(): void {
-    let left = this.#wakeCount;
-    for (const stream of this.#waiting) {
-      if (left-- === 0 || this.#output.blocked || this.busy) break;
-      this.#waiting.delete(stream);
+    for (let left = this.#wakeCount; left > 0 && !this.#output.blocked && !this.busy; left--) {
+      const stream = this.#waiting.shift();
+      if (stream === undefined) break;
+      stream.wakePlace = undefined;
       stream.drained();
     }
     if (this.#waiting.size > 0 && !this.busy) this.#scheduleWake();

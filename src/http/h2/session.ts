@@ -429,8 +429,7 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
   #shiftWindows(change: number): void {
     if (change === 0) return;
     // A writer that is woken meanwhile may open streams, which start with the new window.
-    const open = [...this.#streams.values()];
-    for (const stream of open) {
+    for (const stream of this.#streams.values()) {
       stream.sendWindow += change;
       if (stream.sendWindow > WINDOW_MAX) {
         this.#failWindow();

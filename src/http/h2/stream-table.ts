@@ -10,23 +10,19 @@ import type { Stream } from './stream.ts';
 const RESET_MAX = 1024;
 const ENDED_MAX = 64;
 
+/** Slots of a table that is empty; a power of two, as every number of slots. */
+const SLOTS_MIN = 8;
+
 /** What a stream id that is not open means. `skipped`: never opened, or forgotten. */
 export type AbsentStream = 'idle' | 'reset-here' | 'closed' | 'skipped';
 
-function addBounded(ids: Set<number>, id: number, max: number): void {
-  ids.add(id);
-  if (ids.size <= max) return;
-  for (const oldest of ids) {
-    ids.delete(oldest);
-    break;
-  }
-}
-
 export class StreamTable {
   readonly #isServer: boolean;
-  readonly #open = new Map<number, Stream>();
+  readonly #open = new OpenStreams();
   readonly #resetHere = new Set<number>();
-  readonly #ended = new Set<number>();
+  /** The last of those that ended, each in the place of one before it. */
+  readonly #ended: number[] = [];
+  #endedCount = 0;
   /** Id of the next stream we open (client). */
   nextId = 1;
   /** Highest id the peer has opened (server). */
@@ -46,26 +42,32 @@ export class StreamTable {
     return this.#open.get(streamId);
   }
 
-  /** May be walked while streams are removed. */
-  values(): Iterable<Stream> {
+  /** As they are now. */
+  values(): Stream[] {
     return this.#open.values();
   }
 
+  /** Its id is not in the table. */
   add(stream: Stream): void {
-    this.#open.set(stream.id, stream);
+    this.#open.add(stream);
   }
 
   /** The stream has closed. */
   remove(stream: Stream): void {
-    this.#open.delete(stream.id);
+    this.#open.remove(stream.id);
     if (!stream.done) this.retained++;
     if (stream.resetHere) this.markReset(stream.id);
-    else addBounded(this.#ended, stream.id, ENDED_MAX);
+    else this.#ended[this.#endedCount++ % ENDED_MAX] = stream.id;
   }
 
   /** Frames of this stream are to be ignored: we have refused it. */
   markReset(streamId: number): void {
-    addBounded(this.#resetHere, streamId, RESET_MAX);
+    this.#resetHere.add(streamId);
+    if (this.#resetHere.size <= RESET_MAX) return;
+    for (const oldest of this.#resetHere) {
+      this.#resetHere.delete(oldest);
+      break;
+    }
   }
 
   /** For an id that `get` does not know. Even ids would be a server's, and servers open none. */
@@ -73,6 +75,74 @@ export class StreamTable {
     const used = this.#isServer ? streamId <= this.lastPeerId : streamId < this.nextId;
     if (streamId % 2 === 0 || !used) return 'idle';
     if (this.#resetHere.has(streamId)) return 'reset-here';
-    return this.#ended.has(streamId) ? 'closed' : 'skipped';
+    return this.#ended.includes(streamId) ? 'closed' : 'skipped';
   }
+}
+
+/**
+ * The open streams by id; not a `Map`, for the reason that `base/roster.ts` gives. Ids come in order, so that nearly each
+ * finds the slot of its own; where an older stream is still in it, the next free one.
+ */
+class OpenStreams {
+  /** At most half of them are taken. */
+  #slots: (Stream | undefined)[] = emptySlots(SLOTS_MIN);
+  size = 0;
+
+  get(streamId: number): Stream | undefined {
+    return this.#slots[this.#find(streamId)];
+  }
+
+  add(stream: Stream): void {
+    this.size++;
+    if (this.size * 2 > this.#slots.length) {
+      const open = this.values();
+      this.#slots = emptySlots(this.#slots.length * 2);
+      for (const other of open) this.#slots[this.#find(other.id)] = other;
+    }
+    this.#slots[this.#find(stream.id)] = stream;
+  }
+
+  remove(streamId: number): void {
+    const slots = this.#slots;
+    const mask = slots.length - 1;
+    let free = this.#find(streamId);
+    if (slots[free] === undefined) return;
+    this.size--;
+    // Who was put off to a later slot moves up, so that looking for it never meets a gap.
+    for (let at = (free + 1) & mask; ; at = (at + 1) & mask) {
+      const stream = slots[at];
+      if (stream === undefined) break;
+      const putOff = (at - homeOf(stream.id, mask)) & mask;
+      if (putOff < ((at - free) & mask)) continue;
+      slots[free] = stream;
+      free = at;
+    }
+    slots[free] = undefined;
+    if (this.size === 0 && slots.length > SLOTS_MIN) this.#slots = emptySlots(SLOTS_MIN);
+  }
+
+  values(): Stream[] {
+    return this.#slots.filter((stream) => stream !== undefined);
+  }
+
+  /** The slot of this stream, or the free one where it would be. */
+  #find(streamId: number): number {
+    const slots = this.#slots;
+    const mask = slots.length - 1;
+    let at = homeOf(streamId, mask);
+    for (let stream = slots[at]; stream !== undefined && stream.id !== streamId;) {
+      at = (at + 1) & mask;
+      stream = slots[at];
+    }
+    return at;
+  }
+}
+
+function emptySlots(count: number): (Stream | undefined)[] {
+  return Array.from({ length: count }, () => undefined);
+}
+
+/** Every other id is the other side's. */
+function homeOf(streamId: number, mask: number): number {
+  return (streamId >>> 1) & mask;
 }

@@ -9,6 +9,7 @@
  */
 
 import { MeshError } from '../../base/errors.ts';
+import type { Place } from '../../base/roster.ts';
 import {
   FRAME_HEADER_BYTES,
   H2_ERROR,
@@ -72,6 +73,8 @@ export class Stream implements H2ServerStream, SendingStream {
   #resetCode: number | undefined;
   #resetHere = false;
   #retained = 0;
+  readyPlace: Place | undefined;
+  wakePlace: Place | undefined;
 
   constructor(
     owner: StreamOwner,
