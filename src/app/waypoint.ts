@@ -52,6 +52,7 @@ import {
 } from '../waypoint/waypoint.ts';
 import { readWaypointConfig, type WaypointConfig } from './config/settings.ts';
 import { dialController, sharedSession, type SessionParts } from './dial.ts';
+import { tuneEngine } from './engine-flags.ts';
 import { createProcessTelemetry, serveProcessAdmin } from './process-telemetry.ts';
 
 const DRAIN_LOOK_MS = 50;
@@ -220,6 +221,7 @@ function createTracingParts(
 }
 
 export async function runWaypoint(): Promise<void> {
+  tuneEngine();
   const config = unwrap(readWaypointConfig((name) => process.env[name]));
   const clock = createSystemClock();
   const random = createSystemRandom();

@@ -27,6 +27,7 @@ import { workerSubscriptions } from '../node/worker-feed.ts';
 import { createWorker } from '../node/worker.ts';
 import { createNodeState } from '../state/node-state.ts';
 import { dialAgent } from './dial.ts';
+import { tuneEngine } from './engine-flags.ts';
 import { serveProcessAdmin } from './process-telemetry.ts';
 import { createWorkerTelemetry } from './worker-telemetry.ts';
 
@@ -41,6 +42,7 @@ function environment(name: string): string {
 }
 
 export async function runWorker(): Promise<void> {
+  tuneEngine();
   const agentSocket = environment('NODEMESH_AGENT_SOCKET');
   const slot = environment('NODEMESH_SLOT');
   const clock = createSystemClock();

@@ -6,6 +6,7 @@
 
 import { createServer } from 'node:net';
 
+import { tuneEngine } from '../../src/app/engine-flags.ts';
 import { createProcessTelemetry } from '../../src/app/process-telemetry.ts';
 import { createReadBuffers } from '../../src/base/buffer-pool.ts';
 import { createSystemClock } from '../../src/base/clock.ts';
@@ -29,6 +30,7 @@ import { CLIENT_SESSION_LIMITS, createWaypoint } from '../../src/waypoint/waypoi
 import { exact, policy, rule } from '../policy/build.ts';
 import { ip, key, NETWORK, service, workload } from '../state/build.ts';
 
+tuneEngine();
 const setting = (name: string): number => Number(process.env[name]);
 const protocol = process.env['BENCH_PROTOCOL'] === 'HTTP2' ? 'HTTP2' : 'HTTP11';
 const clock = createSystemClock();
