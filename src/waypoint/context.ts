@@ -2,9 +2,9 @@
 
 import type { Clock } from '../base/clock.ts';
 import type { DeadlineSweep } from '../base/deadline-sweep.ts';
-import type { Roster } from '../base/roster.ts';
 import type { Logger } from '../base/logger.ts';
 import type { Random } from '../base/random.ts';
+import type { Roster } from '../base/roster.ts';
 import type { RequestReporter } from '../core/request-record.ts';
 import type { ScratchPool } from '../http/h1/scratch.ts';
 import type { H2Session, H2ServerStream, HeaderList } from '../http/h2/contract.ts';

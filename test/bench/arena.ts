@@ -34,7 +34,7 @@ const MEMORY_DIR = '/dev/shm';
 /** Until a subject carries its first bytes. */
 const FIRST_BYTES_MS = 15_000;
 const RETRY_MS = 250;
-/** A new connection is optimised code only after some thousands of them (tried: 0.96 ms of CPU, later 0.63). */
+/** What a connection runs is optimised after some thousands of them. */
 const WARM_UP_S = 5;
 
 export interface Arena {

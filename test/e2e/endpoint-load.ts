@@ -140,7 +140,8 @@ export async function testEndpoints(t: Test, count: number, limits: EndpointLimi
   })();
 
   // Elsewhere the controller has a machine of its own; here it must not be what the loops of a node wait for.
-  const controller = mesh.controller?.pid ?? 0;
+  const controller = mesh.controller?.pid;
+  if (controller === undefined) throw new Error('the controller does not run');
   setPriority(controller, constants.priority.PRIORITY_LOW);
   const started = performance.now();
   declare(running, count);

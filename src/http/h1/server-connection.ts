@@ -8,8 +8,8 @@
  */
 
 import type { DeadlineSweep, WatchedDeadline } from '../../base/deadline-sweep.ts';
-import type { Place } from '../../base/roster.ts';
 import { MeshError } from '../../base/errors.ts';
+import type { Place } from '../../base/roster.ts';
 import type { ByteStream } from '../byte-stream.ts';
 import type { HeaderList } from '../h2/contract.ts';
 import type { HttpStream, HttpStreamHandlers } from '../http-stream.ts';

@@ -81,7 +81,8 @@ export class StreamTable {
 
 /**
  * The open streams by id; not a `Map`, for the reason that `base/roster.ts` gives. Ids come in order, so that nearly each
- * finds the slot of its own; where an older stream is still in it, the next free one.
+ * finds the slot of its own; where an older stream is still in it, the next free one. A peer that skips ids can make all
+ * of its streams meet in one slot: a look then takes a step for each of them, `streamsMax` at the most.
  */
 class OpenStreams {
   /** At most half of them are taken. */
