@@ -22,6 +22,8 @@ const ID = process.env['CLUSTER_ID'] ?? 'main';
 const SHOP = join(import.meta.dirname, 'shop.yaml');
 const ROLLOUT_TIMEOUT = '120s';
 const ENROL_MS = 60_000;
+/** From ready pods until a Service leads to them on every node. */
+const SERVICES_MS = 60_000;
 const ROUNDS = 20;
 
 const DB = target('db', 'db.shop', 5432);
@@ -115,6 +117,8 @@ async function story(access: ClusterAccess): Promise<void> {
   const web = await lineOf(access, 'shop', 'web');
   const outsider = await lineOf(access, 'street', 'outsider');
   try {
+    const shopWorks = async () => (await shopAround(web, wire)).good === ROUNDS;
+    await until('the shop works', SERVICES_MS, shopWorks);
     say('Before: not in the mesh');
     await web.hold('long', DB, 5);
     const before = await shopAround(web, wire);
