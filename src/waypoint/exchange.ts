@@ -39,7 +39,6 @@ import { failureOutcome, responseOutcome, type AttemptOutcome } from './retry-po
 import { headerValue } from './route-candidate.ts';
 import { answerHeaders, routeRequest, upstreamHttp, type Forward } from './routing.ts';
 import type { ServedConnection } from './served-connection.ts';
-import type { StartTurns } from './start-turns.ts';
 import type { RequestPlan } from './traffic.ts';
 
 /** New connections in place of ones that had been closed while our request was on its way. */
@@ -106,8 +105,7 @@ export class Exchange implements HttpStreamHandlers, AttemptOwner, WatchedDeadli
     client.setHandlers(this);
   }
 
-  /** `turns`: where others of the same connection may come first. */
-  start(turns?: StartTurns): void {
+  start(): void {
     const context = this.#context;
     const record = this.#record;
     this.#watched = context.deadlines.add(this);
@@ -129,17 +127,18 @@ export class Exchange implements HttpStreamHandlers, AttemptOwner, WatchedDeadli
     record.requestId = requestId === '' ? context.requestIds.next() : requestId;
     record.trace = context.reporter.begin(this.#headers);
     if (this.#requestEnded) this.#body.end(undefined);
-    if (turns === undefined || turns.take()) this.#judge(request);
-    else {
-      this.#waiting = turns.later(() => {
-        this.#waiting = undefined;
-        // As the session does for those that begin at once.
-        try {
-          this.#judge(request);
-        } catch (cause) {
-          this.#abort(errors.notServed(cause));
-        }
-      });
+    // What an HTTP/2 client takes back in the read that asked for it is never routed nor sent (T60).
+    if (this.#version === 1) this.#judge(request);
+    else process.nextTick(() => this.#judgeLater(request));
+  }
+
+  #judgeLater(request: HttpRequest): void {
+    if (this.#finished) return;
+    // As the session does for what is served within its call.
+    try {
+      this.#judge(request);
+    } catch (cause) {
+      this.#abort(errors.notServed(cause));
     }
   }
 

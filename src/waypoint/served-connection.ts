@@ -28,7 +28,6 @@ import { Exchange } from './exchange.ts';
 import { Passthrough } from './passthrough.ts';
 import type { RequestClient } from './request.ts';
 import { appProtocolOf, type Addressed } from './service-plan.ts';
-import { StartTurns } from './start-turns.ts';
 
 export interface ConnectionFacts {
   readonly peer: SpiffeId;
@@ -225,9 +224,8 @@ export class ServedConnection {
 
   #serveH2(stream: ByteStream): void {
     const context = this.#context;
-    const turns = new StartTurns();
     const session = context.serveH2(stream, (request, headers, endStream) => {
-      new Exchange(context, this, request, headers, endStream, 2).start(turns);
+      new Exchange(context, this, request, headers, endStream, 2).start();
     });
     const open = context.open.add(session);
     session.onClosed(() => void open.leave());

@@ -1,6 +1,7 @@
 /**
  * G16: how much other clients notice of an HTTP/2 client that floods a waypoint, is closed, and comes back five seconds later,
- * again and again, one kind of flood after the other. Their p99 is printed, beside that without an abuser. The waypoint's data path runs in a process of its own.
+ * again and again, one kind of flood after the other. Their p99 is printed, beside that without an abuser: the median of rounds that
+ * alternate, for the slowest 20 of 2,000 requests are mostly the machine's own. The waypoint's data path runs in a process of its own.
  */
 
 import { spawn } from 'node:child_process';
@@ -18,7 +19,8 @@ import type { SteadyResult, SteadyRun } from './steady-client.ts';
 const PER_SECOND = 200;
 const REQUESTS = 2_000;
 const WARM_UP = 100;
-/** A waypoint that has served some: in one that has not, the first flood meets code that was never optimised. */
+const ROUNDS = 3;
+/** What a waypoint in use has served; one that has not meets the first flood with code that was never optimised. */
 const WARM_REQUESTS = 20_000;
 const WARM_PER_SECOND = 2_000;
 const ABSENT_MS = 5_000;
@@ -26,6 +28,8 @@ const CLOSED_MAX_MS = 1_000;
 /** Whoever is not closed by then ends it. */
 const GIVE_UP_MS = 10 * CLOSED_MAX_MS;
 
+const median = (values: readonly number[]): number =>
+  values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** One connection from its preface until the other side has closed it, or until we give up. Fails if nobody listens. */
@@ -78,26 +82,32 @@ t.test('G16 what other clients notice of each kind of flood', { timeout: 0 }, as
   for (let failed = 1; failed > 0;) ({ failed } = await run(WARM_UP));
   await run(WARM_REQUESTS, WARM_PER_SECOND);
   for (const [name, make] of ABUSES) {
-    const before = await run();
-    const state = { over: false };
+    const without: number[] = [];
+    const beside: number[] = [];
     const times: number[] = [];
-    const abuse = async (): Promise<void> => {
-      while (!state.over) {
-        times.push(await abuseOnce(port, make));
-        await pause(ABSENT_MS);
-      }
-    };
-    const abusing = abuse();
-    abusing.catch(() => {}); // Awaited below, when the others are done.
-    const during = await run();
-    state.over = true;
-    await abusing;
+    for (let round = 0; round < ROUNDS; round++) {
+      without.push((await run()).p99Ms);
+      const state = { over: false };
+      const abuse = async (): Promise<void> => {
+        while (!state.over) {
+          times.push(await abuseOnce(port, make));
+          await pause(ABSENT_MS);
+        }
+      };
+      const abusing = abuse();
+      abusing.catch(() => {}); // Awaited below, when the others are done.
+      const { failed, p99Ms } = await run();
+      state.over = true;
+      await abusing;
+      beside.push(p99Ms);
+      t.equal(failed, 0, `${name}: no request of others fails`);
+    }
     const longestMs = Math.max(...times);
     t.comment(
-      `${name}: p99 ${before.p99Ms.toFixed(2)} → ${during.p99Ms.toFixed(2)} ms, p50 ${before.p50Ms.toFixed(2)} → ` +
-        `${during.p50Ms.toFixed(2)} ms; closed ${times.length} times, at the latest after ${longestMs.toFixed(0)} ms`,
+      `${name}: p99 ${median(without).toFixed(2)} → ${median(beside).toFixed(2)} ms ` +
+        `(rounds: ${without.map((p99Ms, round) => `${p99Ms.toFixed(2)} → ${beside[round]?.toFixed(2)}`).join(', ')}); ` +
+        `closed ${times.length} times, at the latest after ${longestMs.toFixed(0)} ms`,
     );
-    t.equal(during.failed, 0, `${name}: no request of others fails`);
     t.ok(longestMs <= CLOSED_MAX_MS, `${name}: closed after ${longestMs.toFixed(0)} ms`);
   }
 });

@@ -24,6 +24,8 @@ export type Payload = (typeof PAYLOAD)[keyof typeof PAYLOAD];
 export interface FrameSink {
   /** True once nothing may be delivered any more; asked after every call. */
   readonly stopped: boolean;
+  /** No HEADERS may begin for now; asked before every frame. */
+  readonly spent: boolean;
   /** A frame begins; its payload has not been looked at. */
   onHead(type: number, flags: number, streamId: number, length: number): Payload;
   onFrame(type: number, flags: number, streamId: number, payload: Buffer): void;
@@ -36,8 +38,11 @@ export interface FrameSink {
 }
 
 export interface FrameReader {
-  /** Reads `buffer[start .. end)`, which holds only during the call. */
-  push(buffer: Buffer, start: number, end: number): void;
+  /**
+   * Reads `buffer[start .. end)`, which holds only during the call. Returns how far: to the end, or to HEADERS that may
+   * not begin for now. A frame head that was cut by the end of a read is not held back.
+   */
+  push(buffer: Buffer, start: number, end: number): number;
   /** The last bytes ended inside HEADERS or CONTINUATION. */
   readonly inHeaders: boolean;
 }
@@ -71,17 +76,22 @@ class Reader implements FrameReader {
     return this.#inPayload && (this.#type === HEADERS || this.#type === CONTINUATION);
   }
 
-  push(buffer: Buffer, start: number, end: number): void {
+  push(buffer: Buffer, start: number, end: number): number {
     let at = start;
     while (!this.#sink.stopped) {
       if (!this.#inPayload) {
-        if (at === end) return;
+        if (at === end || (this.#sink.spent && this.#isHeaders(buffer, at))) return at;
         at = this.#readHead(buffer, at, end);
         continue;
       }
-      if (at === end && this.#left + this.#padding > 0) return;
+      if (at === end && this.#left + this.#padding > 0) return at;
       at = this.#readPayload(buffer, at, end);
     }
+    return end;
+  }
+
+  #isHeaders(buffer: Buffer, at: number): boolean {
+    return this.#headBytes === 0 && buffer[at + 3] === FRAME.HEADERS;
   }
 
   #readHead(buffer: Buffer, start: number, end: number): number {

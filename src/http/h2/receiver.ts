@@ -29,6 +29,8 @@ const GOAWAY_MAX_BYTES = 16 * 1024;
 
 export interface ReceiverHost {
   readonly stopped: boolean;
+  /** No other request may begin in this turn. */
+  readonly spent: boolean;
   readonly isServer: boolean;
   readonly limits: H2Limits;
   readonly budget: AbuseBudget;
@@ -92,14 +94,20 @@ export class Receiver implements FrameSink {
     return this.#host.stopped;
   }
 
+  get spent(): boolean {
+    return this.#host.spent;
+  }
+
   /** The peer's SETTINGS have come. */
   get settingsSeen(): boolean {
     return this.#settingsSeen;
   }
 
-  push(buffer: Buffer, start: number, end: number): void {
-    this.#reader.push(buffer, start, end);
+  /** Returns how far it went: to the end, or to the head of a request that may not begin in this turn. */
+  push(buffer: Buffer, start: number, end: number): number {
+    const at = this.#reader.push(buffer, start, end);
     this.#watchBlock();
+    return at;
   }
 
   close(): void {

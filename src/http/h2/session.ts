@@ -25,6 +25,7 @@ import { PREFACE, SETTING, STREAM_ID_MAX, WINDOW_DEFAULT, WINDOW_MAX } from './f
 import { Keepalive } from './keepalive.ts';
 import { H2_LIMITS_DEFAULT, type H2Limits } from './limits.ts';
 import { Output } from './output.ts';
+import { PacedInput } from './paced-input.ts';
 import { ConnectionWindow, StreamWindow, STREAM_WINDOW_BYTES } from './receive-window.ts';
 import { Receiver, type ReceiverHost } from './receiver.ts';
 import { PING_BYTES, Sender } from './sender.ts';
@@ -66,6 +67,7 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
   readonly #clock: Clock;
   readonly #output: Output;
   readonly #receiver: Receiver;
+  readonly #input: PacedInput;
   readonly #keepalive: Keepalive;
   readonly #peer = createPeerSettings();
   readonly #streams: StreamTable;
@@ -103,9 +105,13 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
       if (this.#state !== 'closed') this.sender.windowUpdate(streamId, bytes);
     });
     this.#receiver = new Receiver(this, (timeoutMs, callback) => clock.after(timeoutMs, callback));
+    this.#input = new PacedInput(socket, {
+      push: (buffer, start, end) => this.#onChunk(buffer, start, end),
+      ended: () => this.#onSocketEnd(undefined),
+    });
     socket.read({
-      onChunk: (buffer, offset, length) => this.#onChunk(buffer, offset, offset + length),
-      onEnd: () => this.#onSocketEnd(undefined),
+      onChunk: (buffer, offset, length) => this.#input.push(buffer, offset, offset + length),
+      onEnd: () => this.#input.end(),
       onError: (error) => this.#onSocketEnd(errorFromNode(error, 'The HTTP/2 connection failed')),
       onClose: () => this.#onSocketClosed(),
     });
@@ -132,6 +138,10 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
 
   get stopped(): boolean {
     return this.#state === 'closed';
+  }
+
+  get spent(): boolean {
+    return this.#input.spent;
   }
 
   get openStreams(): number {
@@ -253,6 +263,7 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
     stream.headSeen = true;
     stream.expectedBytes = contentLength;
     this.#streams.add(stream);
+    this.#input.count();
     try {
       this.#options.onStream?.(stream, headers, endStream);
     } catch (cause) {
@@ -444,11 +455,11 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
     this.fail(H2_ERROR.FLOW_CONTROL_ERROR, error);
   }
 
-  #onChunk(buffer: Buffer, start: number, end: number): void {
+  #onChunk(buffer: Buffer, start: number, end: number): number {
     if (this.#state === 'closed') {
       this.#discardedBytes += end - start;
       if (this.#discardedBytes > DISCARD_MAX_BYTES) this.#socket.destroy();
-      return;
+      return end;
     }
     this.#keepalive.heard();
     let from = start;
@@ -457,12 +468,12 @@ class Session implements H2Session, StreamOwner, ReceiverHost {
       if (buffer[from] !== expected) {
         const error = errors.protocolError('The peer does not speak HTTP/2');
         this.fail(H2_ERROR.PROTOCOL_ERROR, error);
-        return;
+        return end;
       }
       this.#prefaceBytes--;
       from++;
     }
-    this.#receiver.push(buffer, from, end);
+    return this.#receiver.push(buffer, from, end);
   }
 
   #onTick(): void {

@@ -7,7 +7,11 @@ import type { Socket } from 'node:net';
 import { TLSSocket } from 'node:tls';
 
 import type { ReadBuffers } from '../../base/buffer-pool.ts';
-import { readSocket, type SocketReaderHandlers } from '../../base/socket-reader.ts';
+import {
+  readSocket,
+  type SocketReader,
+  type SocketReaderHandlers,
+} from '../../base/socket-reader.ts';
 import type { ByteStream } from '../byte-stream.ts';
 
 export interface Transport {
@@ -21,12 +25,16 @@ export interface Transport {
   /** Cuts it off. */
   destroy(): void;
   read(handlers: SocketReaderHandlers): void;
+  /** What has been read already may still come: 64 KiB of TLS, a window of a tunnel. */
+  pause(): void;
+  resume(): void;
 }
 
 export function socketTransport(socket: Socket, buffers: ReadBuffers): Transport {
   // We gather by ourselves; Nagle would only hold answers back until the peer's delayed ACK (40 ms, tried).
   socket.setNoDelay(true);
   const copies = socket instanceof TLSSocket;
+  let reader: SocketReader | undefined;
   return {
     copies,
     get connecting() {
@@ -38,7 +46,11 @@ export function socketTransport(socket: Socket, buffers: ReadBuffers): Transport
     write: (chunk, onWritten) => void socket.write(chunk, onWritten),
     end: () => void socket.end(),
     destroy: () => void socket.destroy(),
-    read: (handlers) => void readSocket(socket, buffers, handlers),
+    read(handlers) {
+      reader = readSocket(socket, buffers, handlers);
+    },
+    pause: () => reader?.pause(),
+    resume: () => reader?.resume(),
   };
 }
 
@@ -52,6 +64,9 @@ class StreamTransport implements Transport {
   readonly #stream: ByteStream;
   #handlers: SocketReaderHandlers | undefined;
   #waiting: (() => void) | undefined;
+  #paused = false;
+  /** Read while paused; the stream's window has not got it back. */
+  #owedBytes = 0;
   #readEnded = false;
   #writeEnded = false;
   #closed = false;
@@ -89,7 +104,8 @@ class StreamTransport implements Transport {
       onData: (chunk) => {
         handlers.onChunk(chunk, 0, chunk.length);
         // The session's own windows hold back what nobody reads.
-        this.#stream.consume(chunk.length);
+        if (this.#paused) this.#owedBytes += chunk.length;
+        else this.#stream.consume(chunk.length);
       },
       onEnd: () => {
         this.#readEnded = true;
@@ -107,6 +123,17 @@ class StreamTransport implements Transport {
         waiting?.();
       },
     });
+  }
+
+  pause(): void {
+    this.#paused = true;
+  }
+
+  resume(): void {
+    this.#paused = false;
+    const owed = this.#owedBytes;
+    this.#owedBytes = 0;
+    if (owed > 0 && !this.#closed) this.#stream.consume(owed);
   }
 
   #close(): void {

@@ -1,12 +1,10 @@
 /** Flow control both ways, backpressure, taking turns, and who owns which bytes. */
 
-import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import tls from 'node:tls';
 
 import fc from 'fast-check';
 import t from 'tap';
@@ -39,6 +37,7 @@ import {
   sessionOptions,
   uint32,
 } from './peers.ts';
+import { connectTls, makeCertificate } from './tls-pair.ts';
 
 const CONNECT: HeaderList = [
   [':method', 'CONNECT'],
@@ -276,49 +275,6 @@ void t.test('backpressure: a writer is stopped, and woken when its bytes have go
   close();
 });
 
-interface TlsPair {
-  readonly client: tls.TLSSocket;
-  readonly server: tls.TLSSocket;
-}
-
-function makeCertificate(): { key: string; cert: string } | undefined {
-  const folder = mkdtempSync(join(tmpdir(), 'h2-tls-'));
-  const at = (name: string): string => join(folder, name);
-  try {
-    const algorithm = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes'];
-    const files = ['-keyout', at('key'), '-out', at('cert'), '-days', '2', '-subj', '/CN=test'];
-    execFileSync('openssl', ['req', '-x509', ...algorithm, ...files], { stdio: 'ignore' });
-    return { key: readFileSync(at('key'), 'utf8'), cert: readFileSync(at('cert'), 'utf8') };
-  } catch {
-    return undefined;
-  } finally {
-    rmSync(folder, { recursive: true, force: true });
-  }
-}
-
-async function connectTls(certificate: { key: string; cert: string }): Promise<TlsPair> {
-  const { key, cert } = certificate;
-  const listener = tls.createServer({ key, cert, ALPNProtocols: ['h2'], minVersion: 'TLSv1.3' });
-  listener.on('error', () => {});
-  listener.listen(0, '127.0.0.1');
-  await once(listener, 'listening');
-  const { port } = listener.address() as net.AddressInfo;
-  const client = tls.connect({
-    port,
-    host: '127.0.0.1',
-    ca: cert,
-    ALPNProtocols: ['h2'],
-    checkServerIdentity: () => undefined,
-  });
-  client.on('error', () => {});
-  const [[server]] = (await Promise.all([
-    once(listener, 'secureConnection'),
-    once(client, 'secureConnect'),
-  ])) as [[tls.TLSSocket], unknown];
-  listener.close();
-  return { client, server };
-}
-
 const certificate = makeCertificate();
 const noTls = certificate === undefined ? 'no openssl to make a certificate' : false;
 
@@ -433,6 +389,7 @@ void t.test('frame reader: the same frames however the bytes are cut', (t) => {
     let data = Buffer.alloc(0);
     const reader = createFrameReader({
       stopped: false,
+      spent: false,
       onHead: (type) =>
         type === FRAME.DATA ? PAYLOAD.stream : type > 9 ? PAYLOAD.skip : PAYLOAD.whole,
       onFrame: (type, flags, id, payload) =>
