@@ -4,7 +4,7 @@ import t, { type Test } from 'tap';
 
 import { TunnelByteStream } from '../../../src/http/byte-stream.ts';
 import type { H2ServerStream, H2Session, HeaderList } from '../../../src/http/h2/contract.ts';
-import { FLAG, FRAME } from '../../../src/http/h2/frames.ts';
+import { FLAG, FRAME, PREFACE } from '../../../src/http/h2/frames.ts';
 import { HeaderEncoder } from '../../../src/http/h2/hpack-encoder.ts';
 import { REQUESTS_PER_TURN } from '../../../src/http/h2/paced-input.ts';
 import { createH2Session, createNestedH2Session } from '../../../src/http/h2/session.ts';
@@ -31,6 +31,12 @@ const POST: HeaderList = [
   [':authority', 'a'],
   [':path', '/'],
 ];
+const CONNECT: HeaderList = [
+  [':method', 'CONNECT'],
+  [':authority', 'a:1'],
+];
+/** The preface and empty SETTINGS. */
+const START = Buffer.from(`${PREFACE}\0\0\0\x04\0\0\0\0\0`, 'latin1');
 const BURST = 5 * REQUESTS_PER_TURN + 3;
 /** More than the window of a tunnel's stream: it must be given back. */
 const LARGE_BYTES = 4 * 1024 * 1024;
@@ -68,13 +74,9 @@ async function overTunnel(onStream: OnStream): Promise<Ends> {
     stream.setHandlers(bytes.tunnelHandlers);
     inner = createNestedH2Session(bytes, sessionOptions('server', { onStream }));
   });
-  const connect: HeaderList = [
-    [':method', 'CONNECT'],
-    [':authority', 'a:1'],
-  ];
   const box: { bytes?: TunnelByteStream } = {};
   const stream = outer.client.request(
-    connect,
+    CONNECT,
     {
       onHeaders: () => {},
       onData: (chunk) => box.bytes?.tunnelHandlers.onData(chunk),
@@ -191,6 +193,27 @@ t.test('an end behind a burst is heard after the burst', async (t) => {
   peer.socket.destroy();
 });
 
+t.test('an end that a tunnel brings while a burst waits is heard after the burst', async (t) => {
+  let begun = 0;
+  const ended = Promise.withResolvers<Error | undefined>();
+  const { client, close } = await connectSessions((stream) => {
+    stream.sendHeaders([[':status', '200']], false);
+    const bytes = new TunnelByteStream(stream);
+    stream.setHandlers(bytes.tunnelHandlers);
+    const onStream: OnStream = (inner) => {
+      begun++;
+      inner.setHandlers(record(() => inner));
+    };
+    createNestedH2Session(bytes, sessionOptions('server', { onStream })).onClosed(ended.resolve);
+  });
+  const { stream } = requestOn(client, CONNECT, false);
+  stream.write(Buffer.concat([START, burst(BURST)]));
+  stream.end();
+  t.match(await ended.promise, { code: 'MESH_CONNECTION_CLOSED' });
+  t.equal(begun, BURST);
+  close();
+});
+
 t.test('a session that fails amid a burst begins nothing more, and closes', async (t) => {
   let begun = 0;
   const { session, peer } = await connectRaw('server', {
@@ -233,12 +256,7 @@ t.test('who is cut off amid a burst leaves nothing behind', async (t) => {
     }),
   );
   const closed = new Promise((resolve) => session.onClosed(resolve));
-  sockets.client.write(
-    Buffer.concat([
-      Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0', 'latin1'),
-      burst(BURST),
-    ]),
-  );
+  sockets.client.write(Buffer.concat([START, burst(BURST)]));
   await closed;
   await new Promise((resolve) => setImmediate(resolve));
   t.equal(session.openStreams, 0);
