@@ -11,8 +11,8 @@ import { createProcessTelemetry, type ProcessTelemetry } from './process-telemet
 
 export interface WorkerTelemetry extends ProcessTelemetry {
   readonly reporter: ConnectionReporter;
-  /** Hands what was counted since the last success to the agent. */
-  deliver(send: (delta: TrafficDelta) => Promise<boolean>): Promise<void>;
+  /** Hands what was counted since the last success to the agent; all of it on a new `stream`. */
+  deliver(send: (delta: TrafficDelta) => Promise<boolean>, stream: number): Promise<void>;
 }
 
 export function createWorkerTelemetry(clock: Clock, level: string, slot: string): WorkerTelemetry {
@@ -26,9 +26,9 @@ export function createWorkerTelemetry(clock: Clock, level: string, slot: string)
   return {
     ...telemetry,
     reporter: createConnectionReporter(store, createAccessLog(logger)),
-    deliver(send) {
+    deliver(send, stream) {
       gauges.observe();
-      return reports.deliver(send);
+      return reports.deliver(send, stream);
     },
   };
 }

@@ -8,11 +8,7 @@ import { MeshError } from '../base/errors.ts';
 import { createNullRegistry } from '../base/metrics.ts';
 import { createSystemRandom } from '../base/system-random.ts';
 import { createDiscoveryClient } from '../discovery/client.ts';
-import {
-  listenerReportResource,
-  trafficDeltaResource,
-  type TrafficDelta,
-} from '../discovery/codec-local.ts';
+import { listenerReportResource, trafficDeltaResource } from '../discovery/codec-local.ts';
 import { TYPE_URL } from '../discovery/type-urls.ts';
 import { createH2Session } from '../http/h2/session.ts';
 import { createWindowBudget } from '../http/h2/window-budget.ts';
@@ -56,14 +52,17 @@ export async function runWorker(): Promise<void> {
   const tell = (message: ToSupervisor): void => {
     if (message.kind === 'drained') {
       // The supervisor kills who has drained: what was counted and logged goes first.
-      void telemetry.deliver(deliver).then(() => {
+      void deliver().then(() => {
         telemetry.writer.flushSync();
         process.send?.(message);
       });
     } else process.send?.(message);
   };
-  const deliver = (delta: TrafficDelta): Promise<boolean> =>
-    client.deliver(TYPE_URL.trafficDelta, [trafficDeltaResource(delta)]);
+  const deliver = (): Promise<void> =>
+    telemetry.deliver(
+      (delta) => client.deliver(TYPE_URL.trafficDelta, [trafficDeltaResource(delta)]),
+      client.streamCount,
+    );
 
   const credentials = createCredentials();
   const state = createNodeState({
@@ -130,7 +129,7 @@ export async function runWorker(): Promise<void> {
   });
   await started.promise;
 
-  clock.every(DELTA_MS, () => void telemetry.deliver(deliver));
+  clock.every(DELTA_MS, () => void deliver());
   await serveProcessAdmin(join(dirname(agentSocket), `worker-${process.pid}.sock`), telemetry, [
     ['pods', () => [...state.pods.capturedPods()]],
     ['workloads', () => state.workloads.all()],

@@ -63,6 +63,8 @@ export interface DiscoveryClient {
   run(signal: AbortSignal): Promise<void>;
   /** Whether a stream stands on which the server has answered. */
   readonly connected: boolean;
+  /** Counts the streams so far: whoever answers on another one may know nothing of what was delivered on those before. */
+  readonly streamCount: number;
   /** Whether the first complete set of the type was applied. Stays true when the server goes. */
   isSynced(typeUrl: string): boolean;
   /** Resolves when all of `typeUrls` are synced; rejects with the signal's reason. */
@@ -100,6 +102,7 @@ export function createDiscoveryClient(options: DiscoveryClientOptions): Discover
   const reports = new Map<string, readonly WireResource[]>();
   const syncWaiters = new Set<() => void>();
   let stream: ClientStream | undefined;
+  let streamCount = 0;
   /** The server has answered on this stream. */
   let standing = false;
   let lostMs = clock.nowMs();
@@ -127,6 +130,7 @@ export function createDiscoveryClient(options: DiscoveryClientOptions): Discover
       metrics.connects.add(1, ['opened']);
       const current = new ClientStream({ clock, call, node: options.node, types, reports });
       stream = current;
+      streamCount++;
       return await current.run((response, rejections) => {
         if (!standing) {
           logger.info('Configuration stream stands', { authority: options.authority, attempts });
@@ -197,6 +201,9 @@ export function createDiscoveryClient(options: DiscoveryClientOptions): Discover
     run,
     get connected() {
       return standing;
+    },
+    get streamCount() {
+      return streamCount;
     },
     isSynced: (typeUrl) => types.get(typeUrl)?.synced ?? false,
     whenSynced(typeUrls, signal) {

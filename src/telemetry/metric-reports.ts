@@ -5,7 +5,8 @@
  *
  * - A report holds what changed since the one before, and a few series that did not, so that an agent that forgot
  *   hears of everything again in time.
- * - A report that was not taken makes everything be told again.
+ * - A report that was not taken makes everything be told again, and so does a new stream: an agent that was killed and
+ *   replaced between two reports has lost what it had not saved, and one that missed the worker has dropped its gauges.
  */
 
 import type { Series, SeriesStore } from './series-store.ts';
@@ -26,9 +27,9 @@ export interface MetricReport {
 export interface MetricReports {
   /**
    * Hands the next report to `send`, which resolves to whether the agent has taken it; does nothing while one is
-   * under way. Never rejects.
+   * under way. `stream` is another number once the agent is reached by another stream. Never rejects.
    */
-  deliver(send: (report: MetricReport) => Promise<boolean>): Promise<void>;
+  deliver(send: (report: MetricReport) => Promise<boolean>, stream: number): Promise<void>;
 }
 
 /** Keeps one report near 500 KB. */
@@ -41,6 +42,7 @@ export function createMetricReports(store: SeriesStore, worker: string): MetricR
   let sequence = 0;
   let refreshAfterId = 0;
   let isBusy = false;
+  let toldOn = 0;
 
   const choose = (): Series[] => {
     const changed: Series[] = [];
@@ -68,9 +70,11 @@ export function createMetricReports(store: SeriesStore, worker: string): MetricR
     told = live;
   };
   return {
-    async deliver(send) {
+    async deliver(send, stream) {
       if (isBusy) return;
       isBusy = true;
+      if (stream !== toldOn) told.clear();
+      toldOn = stream;
       const chosen = choose().map((series) => ({ series, value: series.value }));
       const counters = chosen.map(({ series, value }) => {
         return { metric: series.family.options.name, labels: series.labels, value };

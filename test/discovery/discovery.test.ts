@@ -103,6 +103,7 @@ void t.test('discovery client that reconnects gets nothing it has (F07)', async 
   await until(() => third.resources.size === 2, 'names');
   t.equal(registry.read('nodemesh_config_age_seconds'), 0);
   t.equal(registry.read('nodemesh_config_version', 'Address'), 1);
+  t.equal(client.streamCount, 1);
   await server.close();
   await until(() => !client.connected, 'the loss');
   t.ok(registry.read('nodemesh_config_age_seconds') > 0, 'age grows');
@@ -116,6 +117,7 @@ void t.test('discovery client that reconnects gets nothing it has (F07)', async 
   server = await serveDiscovery([policies, addresses, names]);
   await until(() => second.resources.has('b') && third.received.includes('y'), 'the changes');
   await until(() => client.connected, 'the new stream');
+  t.equal(client.streamCount, 2);
   t.same(first.received, []);
   t.same(second.received, ['b']);
   t.same(second.removed, ['a']);

@@ -58,6 +58,8 @@ function createWorkerSide(name: string) {
     hit: (who: string, count = 1) => store.add(store.series(hits!, [who]), count),
     setOpen: (who: string, value: number) => store.set(store.series(open!, [who]), value),
     last: undefined as MetricReport | undefined,
+    /** Set it to another one: the agent is reached by a new stream. */
+    stream: 1,
     /** Reports to `totals`; `outcome` says what happens on the way. */
     async report(totals: WorkerTotals, outcome: 'taken' | 'lost' | 'unanswered' = 'taken') {
       let size = 0;
@@ -66,7 +68,7 @@ function createWorkerSide(name: string) {
         if (outcome !== 'lost') totals.apply(report);
         this.last = report;
         return Promise.resolve(outcome === 'taken');
-      });
+      }, this.stream);
       return size;
     },
   };
@@ -142,7 +144,7 @@ t.test('reports are bounded in size and tell everything in turn', async (t) => {
       sizes.push(report.counters.length);
       for (const { labels } of report.counters) heard.add(labels.join());
       return Promise.resolve(true);
-    });
+    }, 1);
   }
   t.strictSame(sizes, [500, 500, 500, 320]);
   t.equal(heard.size, 1800);
@@ -157,18 +159,37 @@ t.test('an agent that forgot everything hears it again although nothing changes'
   for (let n = 0; n < 90; n++) t.equal(successor.hits(`w${n}`), 3);
 });
 
+t.test(
+  'an agent that was replaced between two reports hears everything in the first',
+  async (t) => {
+    const worker = createWorkerSide('a1');
+    for (let n = 0; n < 90; n++) worker.hit(`w${n}`, 3);
+    worker.setOpen('x', 2);
+    const killed = createAgent();
+    await worker.report(killed.totals);
+    const saved = killed.totals.save();
+    worker.hit('w5');
+    await worker.report(killed.totals);
+    const successor = createAgent(saved);
+    worker.stream++;
+    await worker.report(successor.totals);
+    for (let n = 0; n < 90; n++) t.equal(successor.hits(`w${n}`), n === 5 ? 4 : 3);
+    t.equal(successor.open('x'), 2, 'gauges too, which nobody saves');
+  },
+);
+
 t.test('only one report is under way at a time', async (t) => {
   const worker = createWorkerSide('a1');
   const reports = createMetricReports(worker.store, 'a1');
   let sent = 0;
   const gate = Promise.withResolvers<boolean>();
-  const first = reports.deliver(() => (sent++, gate.promise));
-  await reports.deliver(() => (sent++, Promise.resolve(true)));
+  const first = reports.deliver(() => (sent++, gate.promise), 1);
+  await reports.deliver(() => (sent++, Promise.resolve(true)), 1);
   t.equal(sent, 1);
   gate.resolve(true);
   await first;
-  await reports.deliver(() => (sent++, Promise.reject(new Error('broken'))));
-  await reports.deliver(() => (sent++, Promise.resolve(true)));
+  await reports.deliver(() => (sent++, Promise.reject(new Error('broken'))), 1);
+  await reports.deliver(() => (sent++, Promise.resolve(true)), 1);
   t.equal(sent, 3);
 });
 
@@ -281,7 +302,7 @@ t.test('connections that died with their worker count as closed by RESET', async
   await createMetricReports(worker, 'a').deliver((report) => {
     totals.apply(report);
     return Promise.resolve(true);
-  });
+  }, 1);
   totals.forget('a');
   await clock.advance(3 * 60_000);
   totals.save();
