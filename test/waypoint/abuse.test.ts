@@ -10,7 +10,18 @@ import type { HttpRule } from '../../src/core/route.ts';
 import { REQUESTS_PER_TURN } from '../../src/http/h2/paced-input.ts';
 import { key } from '../state/build.ts';
 import { ask, rigFor } from './ask.ts';
-import { ABUSES, frame, HEAD_BLOCK, HEADERS, NOTHING, PREFACE } from './h2-abuses.ts';
+import {
+  ABUSES,
+  BOMB_BLOCK,
+  frame,
+  HEAD_BLOCK,
+  HEADERS,
+  LARGE_ENTRY,
+  NO_WINDOW,
+  NOTHING,
+  PLAIN_BLOCK,
+  PREFACE,
+} from './h2-abuses.ts';
 import { connectStream, NO_ROUTES, WEB, type Rig, type RigOptions } from './rig.ts';
 
 const OTHER: SpiffeId = 'spiffe://cluster.local/ns/shop/sa/other' as SpiffeId;
@@ -209,19 +220,11 @@ t.test('G16 T63 small blocks that unfold to megabytes cost an answer each', asyn
   const { connection } = abuser;
   const answers = countAnswers(connection);
   connection.write(frame(4, 0, 0, NOTHING));
-  // An entry of 4,000 bytes in the table, and 16,000 references to it: 64 MB.
-  const entry = Buffer.concat([
-    Buffer.from([0x40, 1, 0x78, 0x7f, 0xa1, 0x1e]),
-    Buffer.alloc(4_000, 0x61),
-  ]);
-  // Nothing else goes into the table, or it would push the entry out.
-  const head = Buffer.from([0x82, 0x86, 0x84, 0x01, 0x01, 0x61]);
-  connection.write(frame(HEADERS, 5, 1, Buffer.concat([head, entry])));
-  const bomb = Buffer.concat([head, Buffer.alloc(16_000, 0xbe)]);
+  connection.write(frame(HEADERS, 5, 1, Buffer.concat([PLAIN_BLOCK, LARGE_ENTRY])));
   const BOMBS = 100;
   const abuse = async (): Promise<void> => {
     for (let i = 1; i <= BOMBS; i++) {
-      connection.write(frame(HEADERS, 5, i * 2 + 1, bomb));
+      connection.write(frame(HEADERS, 5, i * 2 + 1, BOMB_BLOCK));
       await pause(0);
     }
   };
@@ -239,7 +242,7 @@ t.test('G16 T65 a client that opens no window is closed', async (t) => {
   const { abuser, others, rig } = await scene(t, app, { limits: { stallTimeoutMs: 100 } });
   const { connection } = abuser;
   connection.resume();
-  connection.write(frame(4, 0, 0, Buffer.from([0, 4, 0, 0, 0, 0])));
+  connection.write(NO_WINDOW);
   for (let i = 0; i < 150; i++) connection.write(frame(HEADERS, 5, i * 2 + 1, HEAD_BLOCK));
   await others(() => abuser.closed);
   t.ok(abuser.closed);
