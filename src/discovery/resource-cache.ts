@@ -89,9 +89,22 @@ export class ResourceCache {
     if (before?.version === resource.version && sameNames(before, resource)) return false;
     if (before !== undefined) this.#unindex(before);
     for (const alias of resource.aliases) this.#byAlias.add(alias, name);
-    for (const group of resource.groups) this.#byGroup.add(group, name);
-    this.#resources.set(name, resource);
+    const groups = this.#shared(resource.groups);
+    for (const group of groups) this.#byGroup.add(group, name);
+    const { aliases, version, body } = resource;
+    this.#resources.set(name, { name, aliases, groups, version, body });
     return true;
+  }
+
+  /** The same list that another member has: lists of their own are 5 MB with 100,000 endpoints. */
+  #shared(groups: readonly string[]): readonly string[] {
+    const [group] = groups;
+    if (group === undefined) return groups;
+    for (const member of this.#byGroup.get(group)) {
+      const known = this.#resources.get(member)?.groups;
+      return known !== undefined && sameList(known, groups) ? known : groups;
+    }
+    return groups;
   }
 
   #remove(name: string): boolean {
@@ -108,9 +121,11 @@ export class ResourceCache {
 }
 
 function sameNames(a: WireResource, b: WireResource): boolean {
-  const same = (x: readonly string[], y: readonly string[]): boolean =>
-    x.length === y.length && x.every((name, index) => name === y[index]);
-  return same(a.aliases, b.aliases) && same(a.groups, b.groups);
+  return sameList(a.aliases, b.aliases) && sameList(a.groups, b.groups);
+}
+
+function sameList(a: readonly string[], b: readonly string[]): boolean {
+  return a.length === b.length && a.every((name, index) => name === b[index]);
 }
 
 /** Key → names. Most keys have one name; a set for each would cost more than the resource. */

@@ -385,7 +385,20 @@ function readResource(bytes: Uint8Array, seen: { name: string } = { name: '' }):
     throw invalidField('resource', `${body.length} bytes, at most ${RESOURCE_BYTES_MAX}`);
   }
   // A copy in Node's buffer pool: a view would keep the whole message alive.
-  return { name, aliases, groups, version, body: Buffer.from(body) };
+  return {
+    name,
+    aliases: exact(aliases),
+    groups: exact(groups),
+    version,
+    body: Buffer.from(body),
+  };
+}
+
+const NONE: readonly string[] = [];
+
+/** A list that has grown has room for 17: 25 MB with 100,000 endpoints. */
+function exact(list: readonly string[]): readonly string[] {
+  return list.length === 0 ? NONE : list.slice();
 }
 
 function readAnyValue(bytes: Uint8Array): Uint8Array {

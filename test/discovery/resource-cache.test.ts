@@ -45,6 +45,21 @@ void t.test('ResourceCache finds by name, alias and group', async (t) => {
   t.same(found('ns/svc'), ['pod-2'], 'members are found without their service');
 });
 
+void t.test('ResourceCache keeps one list of groups for those that are in the same', async (t) => {
+  const cache = new ResourceCache('type');
+  const groupsOf = (name: string): readonly string[] | undefined => cache.get(name)?.groups;
+  const pod = (name: string, ...groups: string[]): WireResource => resource(name, '', [], groups);
+  cache.update({
+    set: [pod('a', 'x', 'y'), pod('b', 'x', 'y'), pod('c', 'x'), pod('d', 'y', 'x')],
+  });
+  t.equal(groupsOf('b'), groupsOf('a'));
+  t.strictSame(groupsOf('c'), ['x']);
+  t.strictSame(groupsOf('d'), ['y', 'x']);
+  cache.update({ set: [pod('b', 'y')] });
+  t.strictSame(groupsOf('a'), ['x', 'y']);
+  t.strictSame(groupsOf('b'), ['y']);
+});
+
 void t.test('ResourceCache indexes agree with a plain search after any updates', async () => {
   const names = fc.constantFrom('a', 'b', 'c', 'd');
   const few = fc.uniqueArray(fc.constantFrom('x', 'y', 'z'), { maxLength: 2 });
