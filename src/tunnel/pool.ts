@@ -128,7 +128,8 @@ export function createTunnelPool(options: TunnelPoolOptions): TunnelPool {
   const watchIdle = (member: Member): void => {
     member.idleTimer?.cancel();
     member.idleTimer = undefined;
-    if (member.session.openStreams > 0) return;
+    // One that has just closed says so too: a timer would keep it for nothing.
+    if (member.session.state !== 'open' || member.session.openStreams > 0) return;
     member.idleTimer = clock.after(idleMs, () => {
       if (member.session.openStreams === 0) member.session.drain();
     });

@@ -90,3 +90,28 @@ t.test('F63 a session whose peer hangs gets no new stream until it is heard agai
   await open();
   t.equal(pool.waiterCount, 0, 'when no other can be opened, one that hangs has to do');
 });
+
+t.test('a session that was cut leaves no timer, which would keep it', async (t) => {
+  const clock = createFakeClock();
+  const { session, peer, close } = await connectRaw('client', { clock });
+  t.teardown(close);
+  const pool = createTunnelPool({ clock, dial: () => Promise.resolve(session) });
+  const handlers = record(() => undefined);
+  const opened = new Promise<void>((resolve) => {
+    pool.request(
+      TARGET,
+      CONNECT,
+      handlers,
+      () => resolve(),
+      (error) => t.fail(error.message),
+    );
+  });
+  await opened;
+  await peer.waitFor(isConnect);
+  peer.socket.destroy();
+  await handlers.settled;
+  while (clock.pendingCount() > 0 && session.state !== 'closed') await turn();
+  for (let i = 0; i < 10; i++) await turn();
+  t.equal(pool.sessionCount, 0);
+  t.equal(clock.pendingCount(), 0);
+});
