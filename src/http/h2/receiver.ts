@@ -20,6 +20,9 @@ import { SETTING_BYTES, SETTINGS_MAX } from './settings.ts';
 import type { Stream } from './stream.ts';
 import type { AbsentStream } from './stream-table.ts';
 
+/** "HTTP", the start of an answer in HTTP/1, taken for the head of a frame. */
+const HTTP1_LENGTH = 0x48_54_54;
+const HTTP1_TYPE = 0x50;
 const RST_BYTES = 4;
 const PRIORITY_BYTES = 5;
 const UPDATE_BYTES = 4;
@@ -119,6 +122,9 @@ export class Receiver implements FrameSink {
 
   onHead(type: number, flags: number, streamId: number, length: number): Payload {
     if (length > this.#host.maxFrameBytes) {
+      if (!this.#settingsSeen && length === HTTP1_LENGTH && type === HTTP1_TYPE) {
+        return this.#stop(H2_ERROR.PROTOCOL_ERROR, 'The peer speaks HTTP/1, not HTTP/2');
+      }
       return this.#stop(H2_ERROR.FRAME_SIZE_ERROR, 'A frame is larger than SETTINGS allow');
     }
     if (!this.#settingsSeen && (type !== FRAME.SETTINGS || (flags & FLAG.ACK) !== 0)) {

@@ -514,3 +514,16 @@ void t.test('session: 1,000 sessions leave no timer, window or held byte', async
   t.equal(windowBudget.heldBytes, 0);
   t.equal(windowBudget.grownBytes, 0);
 });
+
+void t.test('who answers in HTTP/1 is told from who breaks the rules of HTTP/2', async (t) => {
+  const sockets = await connectSockets();
+  const session = createH2Session(sockets.client, sessionOptions('client'));
+  const closed = new Promise<unknown>((resolve) => session.onClosed(resolve));
+  sockets.server.end('HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n');
+  t.match(await closed, {
+    code: 'MESH_HTTP2_PROTOCOL',
+    message: 'The peer speaks HTTP/1, not HTTP/2',
+  });
+  sockets.server.destroy();
+  session.destroy();
+});
