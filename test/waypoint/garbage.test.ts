@@ -10,8 +10,9 @@ import { runInNewContext } from 'node:vm';
 
 import t from 'tap';
 
+import { H2_ERROR } from '../../src/http/h2/contract.ts';
 import { ask, rigFor } from './ask.ts';
-import type { Rig } from './rig.ts';
+import { connectStream, type Rig } from './rig.ts';
 
 setFlagsFromString('--expose-gc');
 const collect = runInNewContext('gc') as () => void;
@@ -62,6 +63,15 @@ const KINDS: readonly (readonly [string, Round])[] = [
       connection.write('GET / HTTP/1.1\r\nHost: never\r\n\r\n');
       await once(never, 'request');
       connection.destroy();
+    },
+  ],
+  [
+    'tunnels',
+    async (rig) => {
+      const session = await rig.session();
+      const stream = await connectStream(session, `${rig.vip('raw')}:80`);
+      stream.reset(H2_ERROR.CANCEL);
+      session.destroy();
     },
   ],
   [
