@@ -79,6 +79,10 @@ const MALLOC: Readonly<Record<'agent' | 'worker', Readonly<Record<string, string
   },
 };
 
+/** Who takes the path from us says in the same moment that it serves all; one that never does has not heard of us. */
+const OVERTAKEN_LOOK_MS = 1000;
+const OVERTAKEN_LOOKS = 3;
+
 /** Sockets named after their process; one that was killed cannot remove them itself. */
 const ADMIN_SOCKETS = { agent: ['agent-admin'], worker: ['worker'] } as const;
 
@@ -198,6 +202,18 @@ export async function runNode(): Promise<void> {
     });
     before?.close();
   };
+
+  // Two successors that were complete in the same moment both took the path: the later one has it, and serves everything.
+  let overtakenLooks = 0;
+  clock.every(OVERTAKEN_LOOK_MS, () => {
+    if (handedOver || leaving || handover === undefined || handover.isCurrent()) overtakenLooks = 0;
+    else if (++overtakenLooks === OVERTAKEN_LOOKS) {
+      overtakenLooks = 0;
+      void findPredecessor(handoverPath, clock, logger).then((other) => {
+        if (other !== undefined && !handedOver) standAside('another proxy serves this node');
+      });
+    }
+  });
 
   if (predecessor === undefined) await becomeCurrent();
   else {

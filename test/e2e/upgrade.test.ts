@@ -1,6 +1,8 @@
 /** A successor beside the running proxy takes over under load; the old one serves its connections and goes. */
 
-import { existsSync } from 'node:fs';
+import { existsSync, renameSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
 
 import t from 'tap';
 
@@ -81,6 +83,26 @@ t.test(
     await holdStop(running, 'long');
     await until('the two have ended', 15_000, () => ended.size === 2);
     t.notOk(heir !== undefined && ended.has(heir));
+  },
+);
+
+t.test(
+  'who was complete in the same moment as another stands aside for it',
+  { skip },
+  async (t) => {
+    const running = await createTestMesh(t);
+    const own = join(running.dir, 'node-b', 'run', 'supervisor.sock');
+    const other = createServer((socket) => {
+      socket.on('error', () => {});
+    });
+    t.teardown(() => other.close());
+    // As the other one takes the path: made beside it and renamed.
+    await new Promise<void>((resolve) => other.listen(`${own}.other`, resolve));
+    renameSync(`${own}.other`, own);
+    const proxy = proxyOn(running, 'node-b');
+    const aside = (): boolean => linesOf(proxy, 'another proxy serves this node').length === 1;
+    await until('it stands aside', 10_000, aside);
+    t.equal(await Promise.race([proxy.process.exited, wait(10_000)]), 0, 'and ends');
   },
 );
 
