@@ -133,13 +133,17 @@ export function startOrigin(name: OriginName): Promise<Origin> {
         spawn('python3', [join(HERE, 'origin.py')], { stdio: ['ignore', 'pipe', 'inherit'] }),
       );
     case 'go': {
-      const binary = join(mkdtempSync(join(tmpdir(), 'nodemesh-origin-')), 'origin');
+      const dir = mkdtempSync(join(tmpdir(), 'nodemesh-origin-'));
+      const binary = join(dir, 'origin');
       const built = spawnSync('go', ['build', '-o', binary, join(HERE, 'origin.go')], {
         stdio: ['ignore', 'inherit', 'inherit'],
         env: { ...process.env, GO111MODULE: 'off' },
       });
       if (built.status !== 0) throw new Error('the Go origin does not build');
-      return spawnedOrigin(spawn(binary, [], { stdio: ['ignore', 'pipe', 'inherit'] }));
+      // It runs on without its file.
+      return spawnedOrigin(spawn(binary, [], { stdio: ['ignore', 'pipe', 'inherit'] })).finally(
+        () => rmSync(dir, { recursive: true, force: true }),
+      );
     }
     case 'nginx':
       return proxyOrigin(
