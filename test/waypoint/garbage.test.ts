@@ -15,6 +15,8 @@ import { ask, rigFor } from './ask.ts';
 import { connectStream, type Rig } from './rig.ts';
 
 setFlagsFromString('--expose-gc');
+// What the engine throws away of code would hide what is kept.
+setFlagsFromString('--no-flush-bytecode');
 const collect = runInNewContext('gc') as () => void;
 
 const ROUNDS = 1_000;
@@ -33,14 +35,17 @@ async function heapBytes(rig: Rig): Promise<number> {
   return process.memoryUsage().heapUsed;
 }
 
-async function askH2(connection: Duplex): Promise<void> {
+async function askH2(connection: Duplex, status: number): Promise<void> {
   const session = connectH2('http://web', { createConnection: () => connection });
   session.on('error', () => {});
   const stream = session.request({ ':path': '/' });
+  let seen = 0;
+  stream.on('response', (headers) => (seen = headers[':status'] ?? 0));
   stream.resume();
   await once(stream, 'close');
   session.close();
   await once(session, 'close');
+  if (seen !== status) throw new Error(`status ${seen} instead of ${status}`);
 }
 
 type Round = (rig: Rig) => Promise<void>;
@@ -54,8 +59,8 @@ const raw = createServer((socket) => {
 
 const KINDS: readonly (readonly [string, Round])[] = [
   ['HTTP/1.1 requests', async (rig) => void (await ask(await rig.open('web')))],
-  ['HTTP/2 requests', async (rig) => askH2(await rig.open('h2'))],
-  ['HTTP/2 requests to who speaks HTTP/1.1', async (rig) => askH2(await rig.open('unknown'))],
+  ['HTTP/2 requests', async (rig) => askH2(await rig.open('h2'), 200)],
+  ['HTTP/2 requests to who speaks HTTP/1.1', async (rig) => askH2(await rig.open('unknown'), 502)],
   [
     'requests that the client gives up',
     async (rig) => {
