@@ -195,12 +195,20 @@ export async function runNode(): Promise<void> {
         logger.warn('the successor went away before it had taken over; serving every pod again');
         supervisor.reclaim();
         // It may have taken the path, where the next successor looks.
-        ownership = ownership.then(becomeCurrent).catch((error: unknown) => {
-          logger.error('cannot wait for a successor', { error });
-        });
+        takePathBack();
       },
     });
     before?.close();
+  };
+  const takePathBack = (): void => {
+    ownership = ownership.then(becomeCurrent).catch((error: unknown) => {
+      logger.error('cannot wait for a successor', { error });
+    });
+  };
+  const isServedByOther = async (): Promise<boolean> => {
+    const other = await findPredecessor(handoverPath, clock, logger);
+    other?.leave();
+    return other !== undefined;
   };
 
   // Two successors that were complete in the same moment both took the path: the later one has it, and serves everything.
@@ -209,8 +217,15 @@ export async function runNode(): Promise<void> {
     if (handedOver || leaving || handover === undefined || handover.isCurrent()) overtakenLooks = 0;
     else if (++overtakenLooks === OVERTAKEN_LOOKS) {
       overtakenLooks = 0;
-      void findPredecessor(handoverPath, clock, logger).then((other) => {
-        if (other !== undefined && !handedOver) standAside('another proxy serves this node');
+      void isServedByOther().then((served) => {
+        if (handedOver || leaving) return;
+        if (served) standAside('another proxy serves this node');
+        else {
+          logger.warn('nobody answers where a successor looks; taking the place back', {
+            handoverPath,
+          });
+          takePathBack();
+        }
       });
     }
   });
@@ -218,9 +233,9 @@ export async function runNode(): Promise<void> {
   if (predecessor === undefined) await becomeCurrent();
   else {
     followPredecessor(predecessor, supervisor, becomeCurrent, async () => {
-      const other = await findPredecessor(handoverPath, clock, logger);
-      if (other !== undefined) standAside('another successor was complete before us');
-      return other !== undefined;
+      const overtaken = await isServedByOther();
+      if (overtaken) standAside('another successor was complete before us');
+      return overtaken;
     });
   }
 

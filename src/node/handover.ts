@@ -28,7 +28,7 @@ export interface PredecessorHandlers {
   onServing(pod: PodUid): void;
   /** The successor serves all: drain. Called once. */
   onComplete(): void;
-  /** The successor went away before it was complete; this proxy goes on alone. */
+  /** A successor that served a pod went away before it was complete; this proxy goes on alone. */
   onLost(): void;
 }
 
@@ -74,19 +74,22 @@ function serveSuccessor(
   logger: Logger,
   handlers: PredecessorHandlers,
 ): void {
+  let serves = false;
   successors.add(socket);
   socket.on('error', () => {});
   socket.on('close', () => {
-    // Whoever was overtaken by another is not lost.
-    if (successors.delete(socket)) handlers.onLost();
+    // Whoever was overtaken by another is not lost, nor who only looked whether anybody is here.
+    if (successors.delete(socket) && serves) handlers.onLost();
   });
   readLines(socket, (line) => {
     const message = parseMessage(line);
     if (message === undefined) {
       logger.warn('hand-over ended: message not understood');
       socket.destroy();
-    } else if (message.kind === 'serving') handlers.onServing(message.pod);
-    else if (successors.has(socket)) {
+    } else if (message.kind === 'serving') {
+      serves = true;
+      handlers.onServing(message.pod);
+    } else if (successors.has(socket)) {
       successors.delete(socket);
       socket.end();
       for (const overtaken of successors) overtaken.destroy();
@@ -152,6 +155,8 @@ export interface Predecessor {
   complete(): void;
   /** It has ended, or another successor was complete before us. Called once at most, not after `complete`. */
   onGone(listener: () => void): void;
+  /** Ends the connection of one that only looked; it is not called gone then. */
+  leave(): void;
 }
 
 /** Whoever serves this node already; undefined when nobody does. */
@@ -192,6 +197,10 @@ export function findPredecessor(
         onGone(next) {
           if (gone) next();
           else listener = next;
+        },
+        leave() {
+          listener = undefined;
+          socket.destroy();
         },
       });
     });

@@ -107,6 +107,26 @@ t.test(
 );
 
 t.test(
+  'a proxy that nobody can find any more takes its place back, and its successor finds it',
+  { skip },
+  async (t) => {
+    const running = await createTestMesh(t);
+    const own = join(running.dir, 'node-b', 'run', 'supervisor.sock');
+    // Another took the path and was killed: its file is there, and nobody answers.
+    const dead = createServer();
+    await new Promise<void>((resolve) => dead.listen(`${own}.dead`, resolve));
+    renameSync(`${own}.dead`, own);
+    await new Promise((resolve) => void dead.close(resolve));
+    t.ok(existsSync(own));
+    const proxy = proxyOn(running, 'node-b');
+    const back = (): boolean => linesOf(proxy, 'taking the place back').length === 1;
+    await until('it takes its place back', 10_000, back);
+    t.equal(await replace(running, 'node-b'), proxy);
+    t.equal(await Promise.race([proxy.process.exited, wait(10_000)]), 0, 'it was handed over');
+  },
+);
+
+t.test(
   'a drain deadline of 5 s cuts what is left, with the reason in the log',
   { skip },
   async (t) => {

@@ -105,11 +105,37 @@ t.test(
       lost = Promise.withResolvers<void>();
       const socket = connect(path);
       socket.on('error', () => {});
-      socket.end(bytes);
+      socket.end(`{"serving":"pod-1"}\n${bytes}`);
       await lost.promise;
       socket.destroy();
     }
     t.pass('each was noticed and refused');
+  },
+);
+
+t.test(
+  'who only looks whether a proxy is there is neither a successor nor lost, and hears nothing',
+  async (t) => {
+    const dir = mkdtempSync(join(tmpdir(), 'nodemesh-handover-'));
+    t.teardown(() => rmSync(dir, { recursive: true }));
+    const path = join(dir, 'supervisor.sock');
+    const seen: string[] = [];
+    const server = await awaitSuccessor(path, 1, logger, {
+      onServing: (pod) => void seen.push(pod),
+      onComplete: () => void seen.push('complete'),
+      onLost: () => void seen.push('lost'),
+    });
+    t.teardown(() => server.close());
+    const looking = await findPredecessor(path, clock, logger);
+    looking?.onGone(() => t.fail('it left by itself'));
+    looking?.leave();
+    const successor = await findPredecessor(path, clock, logger);
+    successor?.serving('pod-1' as PodUid);
+    while (seen.length === 0) await new Promise((resolve) => void setImmediate(resolve));
+    t.same(seen, ['pod-1']);
+    successor?.leave();
+    while (seen.length === 1) await new Promise((resolve) => void setImmediate(resolve));
+    t.same(seen, ['pod-1', 'lost'], 'but one that served is');
   },
 );
 
