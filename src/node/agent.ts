@@ -45,6 +45,7 @@ import type { PodNamespaces } from '../redirect/namespaces.ts';
 import { createCapture, type Capture } from './capture.ts';
 import { createCniRequests } from './cni-requests.ts';
 import { HEARTBEAT_MS, type ToChild, type ToSupervisor } from './messages.ts';
+import { createNamespaceSearch } from './namespace-search.ts';
 import type { ProbeTargets } from './probe-targets.ts';
 import { createStuckPods } from './stuck-pods.ts';
 import { loadSnapshot, saveSnapshot } from './snapshot-file.ts';
@@ -77,6 +78,11 @@ const SAVE_DELAY_MS = 2000;
 const SAVE_REST = 10;
 const REPORT_HOLD_MS = 10_000;
 const SEARCH_MS = 2000;
+/**
+ * What was restored may lack the pods of the last moments: whoever is replaced serves them until the controller has told
+ * of them. Without a controller this long.
+ */
+const CONTROLLER_WAIT_MS = 3000;
 
 export interface AgentOptions {
   readonly clock: Clock;
@@ -268,24 +274,12 @@ export function createAgent(options: AgentOptions): Agent {
     capture.setPod(addresses.length === 0 ? pod : { ...pod, addresses });
   };
 
-  /** Enrolled pods whose namespace is not known here: from the registry, or by their processes (design 3.7). */
-  let searching: Promise<void> | undefined;
-  const search = (): Promise<void> => {
-    const wanted = capture.homeless;
-    if (retired || wanted.size === 0) return searching ?? Promise.resolve();
-    searching ??= options.namespaces
-      .findAll(wanted)
-      .then((found) => {
-        for (const [uid, namespace] of found) capture.setNamespace(uid, namespace);
-      })
-      .catch((error: unknown) => logger.warn('cannot look for pod namespaces', { error }))
-      .finally(() => {
-        searching = undefined;
-        // Those that turned up meanwhile; those not found wait for the next round.
-        if ([...capture.homeless].some((uid) => !wanted.has(uid))) void search();
-      });
-    return searching;
-  };
+  const search = createNamespaceSearch({
+    logger,
+    namespaces: options.namespaces,
+    wanted: () => (retired ? new Set<PodUid>() : capture.homeless),
+    found: (uid, namespace) => capture.setNamespace(uid, namespace),
+  });
 
   /** Once: a pod that was un-enrolled while no agent lived may still have its rules, and with them no traffic. */
   const searchAll = async (): Promise<void> => {
@@ -425,14 +419,19 @@ export function createAgent(options: AgentOptions): Agent {
       const restored = await restore();
       readFromDisk();
       const heartbeat = clock.every(HEARTBEAT_MS, () => tell({ kind: 'heartbeat' }));
-      const finish = (): void => {
+      const ready = (): void => {
         blocker = '';
         complete();
         tellState();
       };
       const searcher = clock.every(SEARCH_MS, () => void search());
-      // Workers that live on must not be told that their pods are gone.
-      if (restored) await search().then(finish);
+      if (restored) {
+        // Workers that live on must not be told that their pods are gone.
+        await search();
+        complete();
+        blocker = 'waiting for the controller';
+        clock.after(CONTROLLER_WAIT_MS, ready);
+      }
       tellState();
       const running = client.run(signal);
       client
@@ -447,7 +446,7 @@ export function createAgent(options: AgentOptions): Agent {
               holdingReports = false;
               report();
             });
-            return search().then(finish).then(searchAll);
+            return search().then(ready).then(searchAll);
           },
           () => {},
         )

@@ -169,7 +169,9 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     switch (message.kind) {
       case 'listening':
         try {
-          if (!released.has(message.listener.pod)) slot.hold(message.listener);
+          if (draining === undefined && !released.has(message.listener.pod)) {
+            slot.hold(message.listener);
+          }
         } catch (error) {
           logger.warn('cannot duplicate a listener; its queue dies with its worker', { error });
         }
@@ -332,6 +334,8 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
           return;
         }
         for (const child of workers.values()) child.send({ kind: 'drain', deadlineMs });
+        // As long as we hold one, the kernel goes on giving it connections, and nobody takes them.
+        for (const slot of slots) slot.letGo();
         later(deadlineMs + 5000, done);
       });
     },

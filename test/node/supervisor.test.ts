@@ -288,6 +288,19 @@ t.test('drain ends when every worker has drained, and at the deadline at the lat
   t.ok(forced);
 });
 
+t.test('a proxy that drains holds no listener, also of pods it never released', async (t) => {
+  const { clock, supervisor, living, say, calls } = createRig(2);
+  await clock.advance(500);
+  say(living('worker', 0), listening(7));
+  say(living('worker', 1), listening(8));
+  void supervisor.drain(60_000);
+  t.same(living('worker', 1).received.at(-1), { kind: 'drain', deadlineMs: 60_000 });
+  t.same(calls.slice(-2), ['close 1000', 'close 1001']);
+  say(living('worker', 0), listening(9));
+  t.equal(calls.filter((call) => call.startsWith('dup')).length, 2, 'no duplicate any more');
+  supervisor.stop();
+});
+
 t.test('a new agent of a retired proxy is told so', async (t) => {
   const { clock, supervisor, living } = createRig(1);
   await clock.advance(500);
