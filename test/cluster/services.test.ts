@@ -2,7 +2,7 @@
 
 import t from 'tap';
 
-import { until } from '../../src/demo/mesh.ts';
+import { until, wait } from '../../src/demo/mesh.ts';
 import { reasonToSkipCluster, useCluster } from './harness.ts';
 import { appObjects, podTemplate, serviceObject, type KubeObject } from './manifests.ts';
 import { target, type PodLine } from './pod-line.ts';
@@ -10,6 +10,8 @@ import { target, type PodLine } from './pod-line.ts';
 const HTTP = { protocol: 'http', port: 8080 } as const;
 const NAMESPACE = 'kinds';
 const ROUNDS = 12;
+/** From the API server to the workers. */
+const KNOWN_MS = 500;
 
 /** Every pod answers with its own name. */
 const OWN_NAME = {
@@ -119,6 +121,24 @@ t.test('Services of every kind', { skip: reasonToSkipCluster(true) }, async (t) 
   await until('the endpoints made by hand are known', 20_000, async () => {
     return (await client.probe(target('http', `by-hand.${NAMESPACE}`, HTTP.port))).ok;
   });
+  // Ready is not yet listed: Kubernetes tries again a second later when it finds that its own cache is old.
+  const listedMs = await until(
+    'Kubernetes lists every cart behind every service',
+    20_000,
+    async () => {
+      for (const service of ['cart', 'headless', 'named', 'sticky', 'six', 'both']) {
+        const label = `kubernetes.io/service-name=${service}`;
+        const path =
+          'jsonpath={range .items[*].endpoints[?(@.conditions.ready)]}{.targetRef.name} {end}';
+        const get = ['-n', NAMESPACE, 'get', 'endpointslices', '-l', label, '-o', path];
+        const listed = new Set((await cluster.kubectl(...get)).trim().split(' '));
+        if (carts.some(({ name }) => !listed.has(name))) return false;
+      }
+      return true;
+    },
+  );
+  t.comment(`Kubernetes has listed every endpoint ${Math.round(listedMs)} ms after cart answered`);
+  await wait(KNOWN_MS);
   const wire = cluster.wire();
   t.strictSame(await whoAnswers(client, cart), all, 'ClusterIP');
   // Which of its addresses is taken is the resolver's choice (RFC 6724), and it may always choose the same.

@@ -93,7 +93,9 @@ t.test('F66: after a stall the log goes on and tells how many lines are missing'
 
 t.test('lines of several processes on one pipe stay whole', async (t) => {
   const one = `"${process.execPath}" ${CHILD} 2000 3>/dev/null`;
-  const run = spawnSync('sh', ['-c', `(${one} & ${one} & wait) | (sleep 0.3; cat)`], {
+  // A pause that is shorter than what the end of a process waits for its reader, and that begins when they write.
+  const slow = `read -r line; echo "$line"; sleep 0.1; cat`;
+  const run = spawnSync('sh', ['-c', `(${one} & ${one} & wait) | (${slow})`], {
     encoding: 'utf8',
     maxBuffer: 1e8,
   });
