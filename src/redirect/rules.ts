@@ -13,6 +13,8 @@
  * - an entry whose far side sent RST stays for 10 s, and a SYN from the same port is taken for a part of it: it would
  *   see no NAT and leave in plain text. The application may well get the port that we had (8 of 840 did, seen, after
  *   its passthrough connections were reset), so all of ours are in that zone, not only those inside the pod;
+ * - a packet whose mark changes in a `route` chain is routed anew, 5 % of two cores at 21,000 requests a second (perf):
+ *   so only the application's answers take the connection's mark, which they need to come back to us; ours do not;
  * - nobody listening on 15001 and 15006 means RST in both directions: the rules alone let nothing through.
  */
 
@@ -81,7 +83,7 @@ table ${RULE_TABLE} {
     meta mark & ${MASK} == ${OWN} ct mark set ct mark & ${OTHER_BITS} | ${KEPT}
   }
   chain mangle_output {
-    ct mark & ${MASK} == ${KEPT} meta mark set ct mark
+    meta mark & ${MASK} != ${OWN} ct mark & ${MASK} == ${KEPT} meta mark set ct mark
   }
   chain inbound {
     meta mark & ${MASK} == ${OWN} accept
