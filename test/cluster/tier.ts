@@ -5,16 +5,21 @@
 
 import { spawn } from 'node:child_process';
 import { existsSync, globSync } from 'node:fs';
+import { basename, join, resolve } from 'node:path';
 
+import { keepLogs, type FailureLogs } from '../support/kept-logs.ts';
 import { CLUSTER_PROGRAM, reasonAgainstCluster } from './cluster-access.ts';
 
 /** Its id is `t` and the runner's process id, so that runs stand side by side. */
 const ID_PREFIX = 't';
 const STATE = '/var/tmp/nodemesh-cluster-';
+const FAILURES = resolve(import.meta.dirname, '../../.cache/failures');
 
 export interface Tier {
   /** Environment for the test files. */
   readonly env: Readonly<Record<string, string>>;
+  /** What the mesh's pods wrote since then, copied to a folder named after the test file; for one that failed. */
+  logsSince(sinceMs: number, file: string): FailureLogs | undefined;
   end(): Promise<void>;
 }
 
@@ -32,7 +37,7 @@ function tool(id: string, ...args: readonly string[]): Promise<number> {
  * then every test says itself why it is skipped. Throws when it cannot be brought up.
  */
 export async function startTier(): Promise<Tier> {
-  const nothing: Tier = { env: {}, end: async () => {} };
+  const nothing: Tier = { env: {}, logsSince: () => undefined, end: async () => {} };
   if (process.env['CLUSTER_ID'] !== undefined || process.env['KUBECONFIG'] !== undefined)
     return nothing;
   const reason = reasonAgainstCluster();
@@ -43,10 +48,18 @@ export async function startTier(): Promise<Tier> {
     if (!existsSync(`/proc/${pid}`)) await tool(id, 'down');
   }
   const id = `${ID_PREFIX}${process.pid.toString(36)}`;
-  const end = async (): Promise<void> => void (await tool(id, 'down'));
+  const down = async (): Promise<void> => void (await tool(id, 'down'));
   if ((await tool(id, 'up')) !== 0) {
-    await end();
+    await down();
     throw new Error('The test cluster did not come up');
   }
-  return { env: { CLUSTER_ID: id }, end };
+  const logs = keepLogs(`${STATE}${id}`);
+  return {
+    env: { CLUSTER_ID: id },
+    logsSince: (sinceMs, file) => logs.copy(sinceMs, join(FAILURES, basename(file, '.test.ts'))),
+    async end() {
+      logs.stop();
+      await down();
+    },
+  };
 }

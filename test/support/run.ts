@@ -193,13 +193,16 @@ async function runAll(
   jobs: number,
   request: Request,
   env: Environment = {},
+  explain: (file: string, startMs: number) => void = () => {},
 ): Promise<Outcome[]> {
   const queue = [...files];
   const outcomes: Outcome[] = [];
   const work = async (): Promise<void> => {
     for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
+      const startMs = Date.now();
       const outcome = await runFile(file, limitOf(file, request), env);
       printOutcome(outcome);
+      if (outcome.report.failed.length > 0) explain(file, startMs);
       outcomes.push(outcome);
     }
   };
@@ -213,7 +216,13 @@ async function runOnCluster(files: readonly string[], request: Request): Promise
   try {
     const tier = await startTier();
     endTier = () => tier.end();
-    return await runAll(files, 1, request, tier.env);
+    return await runAll(files, 1, request, tier.env, (file, sinceMs) => {
+      const logs = tier.logsSince(sinceMs, file);
+      if (logs === undefined) return;
+      print(`---- logs of the mesh's pods meanwhile: ${logs.folder}`);
+      for (const line of logs.warnings) print(line);
+      print(`---- end of their last ${logs.warnings.length} warnings`);
+    });
   } catch (error) {
     const output = String(error);
     const report = readTap('test/cluster', '', output);
