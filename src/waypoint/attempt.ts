@@ -51,6 +51,8 @@ export class Attempt implements HttpStreamHandlers, UpstreamHandlers {
   reused = false;
   /** Its final head has come. */
   headSeen = false;
+  /** Its upstream was told with the head that nothing follows. */
+  headOnly = false;
   #over = false;
   #giveUp: (() => void) | undefined;
   #timer: Timer | undefined;
@@ -77,6 +79,7 @@ export class Attempt implements HttpStreamHandlers, UpstreamHandlers {
   }
 
   start(upstreams: Upstreams, request: UpstreamRequest): void {
+    this.headOnly = request.endStream;
     this.#giveUp = upstreams.open(this.target, request, this, this);
   }
 

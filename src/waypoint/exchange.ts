@@ -224,7 +224,7 @@ export class Exchange implements HttpStreamHandlers, AttemptOwner, WatchedDeadli
 
   onOpen(attempt: Attempt, stream: HttpStream): void {
     attempt.limit(this.#context.clock, this.#plan?.times.perTryMs, 'per_try');
-    this.#body.attach(stream, this.#body.empty);
+    this.#body.attach(stream, attempt.headOnly);
   }
 
   onInformational(headers: HeaderList): void {
@@ -541,7 +541,7 @@ export class Exchange implements HttpStreamHandlers, AttemptOwner, WatchedDeadli
     this.#status = answer.status;
     this.#record.grpcStatus = answer.grpcStatus === '' ? -1 : Number(answer.grpcStatus);
     this.#headSent = true;
-    this.#record.responseBytes += sendLocalAnswer(this.#client, answer);
+    this.#record.responseBytes += sendLocalAnswer(this.#client, answer, this.#headers);
     this.#completed(error);
   }
 

@@ -57,8 +57,12 @@ export function createLocalAnswer(
   return { status: 200, headers: fields, body: '', grpcStatus };
 }
 
-/** All of it, and the end. Returns the bytes of its body. */
-export function sendLocalAnswer(client: HttpStream, answer: LocalAnswer): number {
+/** All of it, and the end. Returns the bytes of its body: HEAD gets none (RFC 9110 section 9.3.2). `asked`: the request. */
+export function sendLocalAnswer(
+  client: HttpStream,
+  answer: LocalAnswer,
+  asked: HeaderList,
+): number {
   const status: HeaderField = [':status', String(answer.status)];
   if (answer.body === '') {
     client.sendHeaders([status, ...answer.headers], true);
@@ -66,7 +70,9 @@ export function sendLocalAnswer(client: HttpStream, answer: LocalAnswer): number
   }
   const body = Buffer.from(`${answer.body}\n`);
   const length: HeaderField = ['content-length', String(body.length)];
-  client.sendHeaders([status, ...answer.headers, length], false);
+  const isHead = headerValue(asked, ':method') === 'HEAD';
+  client.sendHeaders([status, ...answer.headers, length], isHead);
+  if (isHead) return 0;
   client.write(body);
   client.end();
   return body.length;

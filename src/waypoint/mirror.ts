@@ -141,9 +141,9 @@ class Mirror implements AttemptOwner {
     if (!this.#ended) this.#drop();
   }
 
-  onOpen(_: Attempt, stream: HttpStream): void {
+  onOpen(attempt: Attempt, stream: HttpStream): void {
     this.#stream = stream;
-    if (!this.#ended || this.#pieces.length > 0) this.#flush();
+    if (!attempt.headOnly) this.#flush();
   }
 
   onInformational(): void {}

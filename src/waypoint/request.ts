@@ -80,6 +80,7 @@ export function readRequest(
   let scheme = '';
   let path = '';
   let authority: string | undefined;
+  let cookieAt = -1;
   let requestId = '';
   let userAgent = '';
   let isGrpc = false;
@@ -104,6 +105,14 @@ export function readRequest(
       case 'host':
         hosts.push(value);
         continue;
+      case 'cookie':
+        // HTTP/2 may send one for each; whoever reads them knows them as one (RFC 9113 section 8.2.3).
+        if (cookieAt >= 0) {
+          kept[cookieAt] = [name, `${kept[cookieAt]?.[1]}; ${value}`];
+          continue;
+        }
+        cookieAt = kept.length;
+        break;
       case 'x-request-id':
         requestId = value;
         break;
@@ -162,12 +171,12 @@ export function upstreamHeaders(
     [':authority', routed.authority],
     [':path', routed.path],
   ];
-  let forwardedFor: string = request.clientIp;
+  let forwardedFor = '';
   let hasId = false;
   for (const field of routed.headers) {
     const [name, value] = field;
     if (name === 'x-forwarded-for') {
-      forwardedFor = `${value}, ${request.clientIp}`;
+      forwardedFor += `${value}, `;
       continue;
     }
     if (name === 'x-request-id') hasId = true;
@@ -175,7 +184,7 @@ export function upstreamHeaders(
     list.push(field);
   }
   if (trace !== undefined) list.push(...trace);
-  list.push(['x-forwarded-for', forwardedFor], [CLIENT_HEADER, request.client]);
+  list.push(['x-forwarded-for', forwardedFor + request.clientIp], [CLIENT_HEADER, request.client]);
   if (!hasId) list.push(['x-request-id', requestId]);
   return list;
 }
