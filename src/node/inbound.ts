@@ -123,13 +123,12 @@ function serveConnect(
     return;
   }
   const source = ends.source.ip === target.value.ip ? undefined : ends.source.ip;
-  let closedEarly: MeshError | undefined;
   const forget = context.connections.add({
     pod: pod.uid,
     close: (error) => {
-      closedEarly = error;
       cancel();
-      request.refuse(503, error.message);
+      forget();
+      refuse(error, target.value);
     },
   });
   const cancel = pod.sockets.dial(target.value, source, {
@@ -139,7 +138,7 @@ function serveConnect(
     },
     onError(error) {
       forget();
-      refuse(closedEarly ?? error, target.value);
+      refuse(error, target.value);
     },
   });
   request.onAbort((error) => {

@@ -116,6 +116,8 @@ export function openPodListeners(options: PodListenersOptions): PodListeners {
       if (listener.server !== server || listener.ready) return;
       listener.ready = true;
       if (isNew) offer(listener, descriptorOf(server));
+      // Descriptors ran short before it was there to be told.
+      if (guard.paused) park(listener);
       onChange();
     });
   };

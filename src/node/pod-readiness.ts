@@ -22,6 +22,8 @@ export interface PodReadiness {
   /** Calls `go` as soon as the pod is ready, at the latest after `WAIT_MS`; now, if it is. */
   whenReady(pod: PodUid, go: () => void): void;
   isReady(pod: PodUid): boolean;
+  /** Connections that wait. */
+  readonly waitingCount: number;
   /** Something it depends on may have changed. */
   poke(): void;
 }
@@ -30,6 +32,9 @@ export function createPodReadiness(clock: Clock, isReady: (pod: PodUid) => boole
   const waiting = new Set<Waiting>();
   return {
     isReady,
+    get waitingCount() {
+      return waiting.size;
+    },
     whenReady(pod, go) {
       if (isReady(pod) || waiting.size >= WAITING_MAX) {
         go();

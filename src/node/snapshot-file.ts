@@ -7,8 +7,9 @@
  * their memory (measured). What changes meanwhile may be in it or not; the next save has it.
  */
 
-import { mkdir, open, readFile, rename } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { randomBytes } from 'node:crypto';
+import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 
 import type { Clock } from '../base/clock.ts';
 import { createTimeSlice } from '../base/time-slice.ts';
@@ -27,6 +28,8 @@ const MAGIC = Buffer.from('nodemesh snapshot 1\n');
 
 /** Resources in one piece: encoded in about a millisecond. */
 const PIECE_RESOURCES = 500;
+/** Nobody writes one file for so long: its writer was killed. */
+const ABANDONED_MS = 10 * 60 * 1000;
 
 function encodePiece(cache: ResourceCache, names: readonly string[]): Buffer[] {
   const resources = names.flatMap((name) => cache.get(name) ?? []);
@@ -46,9 +49,37 @@ export async function saveSnapshot(
   clock: Clock,
 ): Promise<void> {
   await mkdir(dirname(path), { recursive: true, mode: 0o700 });
-  const temporary = `${path}.new`;
+  await removeAbandoned(path, clock);
+  // During an upgrade two agents write it at once.
+  const temporary = `${path}.${randomBytes(6).toString('hex')}.new`;
+  try {
+    await writeSnapshot(temporary, caches, clock);
+    await rename(temporary, path);
+  } catch (error) {
+    await rm(temporary, { force: true });
+    throw error;
+  }
+}
+
+async function removeAbandoned(path: string, clock: Clock): Promise<void> {
+  const prefix = `${basename(path)}.`;
+  for (const name of await readdir(dirname(path))) {
+    if (!name.startsWith(prefix) || !name.endsWith('.new')) continue;
+    const file = join(dirname(path), name);
+    const found = await stat(file).catch(() => undefined);
+    if (found !== undefined && clock.wallMs() - found.mtimeMs > ABANDONED_MS) {
+      await rm(file, { force: true });
+    }
+  }
+}
+
+async function writeSnapshot(
+  path: string,
+  caches: Iterable<ResourceCache>,
+  clock: Clock,
+): Promise<void> {
   const slice = createTimeSlice(clock);
-  const file = await open(temporary, 'w', 0o600);
+  const file = await open(path, 'wx', 0o600);
   try {
     await file.write(MAGIC);
     for (const cache of caches) {
@@ -63,7 +94,6 @@ export async function saveSnapshot(
   } finally {
     await file.close();
   }
-  await rename(temporary, path);
 }
 
 /** The resources by type URL; undefined when there is no file that can be read. */

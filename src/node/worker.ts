@@ -123,7 +123,10 @@ export function createWorker(options: WorkerOptions): Worker {
     if (readiness.isReady(pod.uid)) serve(pod, port, socket);
     else {
       socket.on('error', () => {});
-      readiness.whenReady(pod.uid, () => serve(pod, port, socket));
+      readiness.whenReady(pod.uid, () => {
+        serve(pod, port, socket);
+        finish();
+      });
     }
   };
 
@@ -231,7 +234,7 @@ export function createWorker(options: WorkerOptions): Worker {
     finishing = true;
     clock.after(0, () => {
       finishing = false;
-      if (connections.count > 0) return;
+      if (connections.count > 0 || readiness.waitingCount > 0) return;
       // Peers learn by GOAWAY that their tunnels end here; a moment for that, or they meet a reset.
       const quiet = handshakes.unfinishedCount === 0 && sessions.acceptedCount === 0;
       goodbyeEndMs ??= clock.nowMs() + GOODBYE_MS;

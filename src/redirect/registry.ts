@@ -3,7 +3,8 @@
  * rename), so that a crash leaves the old or the new one (T123). Read as strictly as any outside bytes.
  */
 
-import { open, readFile, rename, stat } from 'node:fs/promises';
+import { randomBytes } from 'node:crypto';
+import { open, readFile, rename, rm, stat } from 'node:fs/promises';
 
 import { MeshError } from '../base/errors.ts';
 import { fail, ok, type Result } from '../base/result.ts';
@@ -70,18 +71,23 @@ function readEntry(value: unknown): RegistryEntry | undefined {
   return { podUid, containerId, netnsPath, netnsInode };
 }
 
-/** Callers write one after the other. Rejects with the file system's error. */
+/** During an upgrade two agents write it at once; each has the same to say. Rejects with the file system's error. */
 export async function writeRegistry(
   file: string,
   entries: readonly RegistryEntry[],
 ): Promise<void> {
-  const temporary = `${file}.new`;
-  const handle = await open(temporary, 'w', 0o600);
+  const temporary = `${file}.${randomBytes(6).toString('hex')}.new`;
   try {
-    await handle.writeFile(`${JSON.stringify({ version: VERSION, pods: entries })}\n`);
-    await handle.sync();
-  } finally {
-    await handle.close();
+    const handle = await open(temporary, 'wx', 0o600);
+    try {
+      await handle.writeFile(`${JSON.stringify({ version: VERSION, pods: entries })}\n`);
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    await rename(temporary, file);
+  } catch (error) {
+    await rm(temporary, { force: true });
+    throw error;
   }
-  await rename(temporary, file);
 }

@@ -170,3 +170,73 @@ t.test(
     t.equal(openDescriptorCount(), before);
   },
 );
+
+t.test(
+  'F60 listeners that open while accepting is paused are paused, too',
+  { skip: reasonToSkip() },
+  async (t) => {
+    const network = createTestNetwork();
+    t.teardown(() => network.removeAll());
+    const native = loadNative();
+    const namespace = openNamespace(native, network.add('late'));
+    t.teardown(() => namespace.close());
+    const clock = createSystemClock();
+    const logger = createNullLogger();
+    let open = 1000;
+    const guard = createAcceptGuard({ clock, logger, limit: 1000, openCount: () => open });
+    t.teardown(() => guard.stop());
+    guard.accepted(950);
+    let served = 0;
+    const listeners = openPodListeners({
+      clock,
+      logger,
+      guard,
+      pod: 'pod' as PodUid,
+      source: {
+        adopt: () => undefined,
+        create: (port) => createListener(native, namespace, { port }),
+        created: () => {},
+        duplicate: (fd) => duplicateDescriptor(native, fd),
+        close: (fd) => closeDescriptor(native, fd),
+      },
+      accept(_, socket) {
+        served++;
+        socket.destroy();
+      },
+      onChange: () => {},
+    });
+    t.teardown(() => listeners.close());
+    const until = async (holds: () => boolean): Promise<void> => {
+      while (!holds()) await new Promise((resolve) => setTimeout(resolve, 5));
+    };
+    const connectSome = (): Promise<unknown> =>
+      Promise.all(
+        Array.from({ length: 20 }, () => {
+          const fd = createConnector(native, namespace, { family: 'ipv4' });
+          const socket = new Socket({ fd });
+          socket.on('error', () => {});
+          t.teardown(() => socket.destroy());
+          return new Promise<void>((resolve) => {
+            socket.connect({ host: '127.0.0.1', port: 15_006 }, resolve);
+          });
+        }),
+      );
+    await until(() => listeners.listening);
+    await connectSome();
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    t.equal(served, 0, 'opened while paused');
+    listeners.renew();
+    await until(() => listeners.listening);
+    await connectSome();
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    t.equal(served, 0, 'made anew while paused');
+    t.ok(guard.paused);
+    open = 10;
+    await until(() => served >= 20);
+    t.equal(
+      served,
+      20,
+      'who waits is served once there are descriptors; the first went with their listeners',
+    );
+  },
+);

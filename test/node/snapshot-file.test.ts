@@ -1,6 +1,15 @@
 /** The configuration on disk: what is saved is what is loaded, and half a file is none. */
 
-import { mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -75,4 +84,18 @@ t.test('a file that is cut, changed at its head or absent is none', async (t) =>
   writeFileSync(path, Buffer.concat([Buffer.from('x'), whole.subarray(1)]));
   t.equal(await loadSnapshot(path, clock), undefined);
   t.equal(await loadSnapshot(join(dir, 'absent'), clock), undefined);
+});
+
+t.test('two agents save at once, and what a killed one left goes', async (t) => {
+  const folder = join(dir, 'shared');
+  const path = join(folder, 'config.snapshot');
+  await saveSnapshot(path, [filled(1)], clock);
+  const abandoned = `${path}.0123456789ab.new`;
+  writeFileSync(abandoned, 'half');
+  utimesSync(abandoned, 1, 1);
+  writeFileSync(`${path}.ba9876543210.new`, 'being written');
+  await Promise.all([5_000, 6_000].map((count) => saveSnapshot(path, [filled(count)], clock)));
+  const loaded = await loadSnapshot(path, clock);
+  t.match(loaded?.get(TYPE_URL.address)?.length, /^[56]000$/, 'one of them, whole');
+  t.same(readdirSync(folder).toSorted(), ['config.snapshot', 'config.snapshot.ba9876543210.new']);
 });

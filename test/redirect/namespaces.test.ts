@@ -5,6 +5,7 @@ import { spawn } from 'node:child_process';
 import {
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   rmSync,
   rmdirSync,
@@ -267,4 +268,16 @@ void t.test('a real process in a real cgroup is found', { skip }, async (t) => {
     found = await namespaces.find(UID);
   t.equal(found?.netnsPath, `/proc/${child.pid}/ns/net`);
   t.not(found?.netnsInode, context.nodeNamespace.inode);
+});
+
+void t.test('two agents write the registry at once during an upgrade', async (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'nodemesh-registry-'));
+  t.teardown(() => rmSync(dir, { recursive: true, force: true }));
+  const file = join(dir, 'pod-namespaces.json');
+  const entry = { podUid: UID, containerId: 'c', netnsPath: '/run/netns/a', netnsInode: 1 };
+  for (let round = 0; round < 20; round++) {
+    await Promise.all([writeRegistry(file, [entry]), writeRegistry(file, [entry])]);
+  }
+  t.same(await readRegistry(file), { ok: true, value: [entry] });
+  t.same(readdirSync(dir), ['pod-namespaces.json'], 'nothing is left beside it');
 });
