@@ -212,6 +212,11 @@ class RouteCompiler {
     const all = [...rule.filters, ...rule.backends.flatMap(({ filters }) => filters)];
     const unknown = all.find((filter) => filter.kind === 'unknown');
     if (unknown?.kind === 'unknown') return `filter "${unknown.type}" is not supported`;
+    // Not to be skipped in silence, says the specification; here there is one target for all backends of a rule.
+    const misplaced = rule.backends
+      .flatMap(({ filters }) => filters)
+      .find(({ kind }) => kind === 'redirect' || kind === 'rewrite' || kind === 'cors');
+    if (misplaced !== undefined) return `filter "${misplaced.kind}" is not supported at a backend`;
     const count = (kind: RouteFilter['kind']): number =>
       rule.filters.filter((filter) => filter.kind === kind).length;
     if (count('redirect') > 0 && count('rewrite') > 0) return 'redirect and rewrite contradict';

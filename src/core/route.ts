@@ -31,6 +31,9 @@ export type PathMatch =
   | { readonly kind: 'prefix'; readonly value: string }
   | { readonly kind: 'regex'; readonly value: string };
 
+/** What the path of a GRPCRoute's match on a method alone begins with. */
+export const ANY_SERVICE = '/[^/]+/';
+
 /** Header names are lower case. */
 export interface NamedMatch {
   readonly name: string;

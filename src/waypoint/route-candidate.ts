@@ -4,13 +4,21 @@
  *
  * host name (not a wildcard before a wildcard, then the longer) · exact path, then regular expression, then prefix ·
  * the longer path · a method · more headers · more query parameters · the older route · its `namespace/name` · the
- * rule's place, the match's place. Where regular expressions stand is left open by the specification.
+ * rule's place, the match's place. Where regular expressions stand is left open by the specification. For a GRPCRoute
+ * it is the characters of the service, then those of the method: a match on a method alone comes after all that name a
+ * service, and before those that take every call.
  */
 
 import { comparablePath } from '../http/request-path.ts';
 import type { HeaderList } from '../http/h2/contract.ts';
 import { compileRegex } from '../base/regex.ts';
-import type { HttpMatch, HttpRule, NamedMatch, ValueMatch } from '../core/route.ts';
+import {
+  ANY_SERVICE,
+  type HttpMatch,
+  type HttpRule,
+  type NamedMatch,
+  type ValueMatch,
+} from '../core/route.ts';
 
 /** What routing looks at; the host and path of the normalised target. */
 export interface RoutableRequest {
@@ -36,6 +44,8 @@ export interface CandidatePath {
   readonly kind: 'exact' | 'regex' | 'prefix';
   /** Comparable; a prefix without its last slash, so that `/` is empty. */
   readonly value: string;
+  /** Of lists of paths, which comes first. */
+  readonly rank: PathRank;
   /** For `regex`: whether the path matches. */
   readonly test: (path: string) => boolean;
 }
@@ -52,6 +62,9 @@ export interface Candidate {
   readonly headers: readonly CompiledNamed[];
   readonly queryParams: readonly CompiledNamed[];
 }
+
+export type PathRank = 'exact' | 'regex' | 'prefix' | 'any-service' | 'every-path';
+const PATH_RANKS: readonly PathRank[] = ['exact', 'regex', 'prefix', 'any-service', 'every-path'];
 
 const NEVER = (): boolean => false;
 
@@ -73,17 +86,19 @@ function compileNamed(matches: readonly NamedMatch[]): CompiledNamed[] {
   });
 }
 
-function compilePath(match: HttpMatch['path']): CandidatePath {
+function compilePath(match: HttpMatch['path'], isGrpc: boolean): CandidatePath {
   if (match.kind !== 'regex') {
     const value = comparablePath(match.value);
     const trimmed = match.kind === 'prefix' ? value.replace(/\/+$/, '') : value;
-    return { kind: match.kind, value: trimmed, test: NEVER };
+    const rank = match.kind === 'prefix' && trimmed === '' ? 'every-path' : match.kind;
+    return { kind: match.kind, value: trimmed, rank, test: NEVER };
   }
+  const rank = isGrpc && match.value.startsWith(ANY_SERVICE) ? 'any-service' : 'regex';
   const regex = compileRegex(match.value);
-  if (!regex.ok) return { kind: 'regex', value: match.value, test: NEVER };
+  if (!regex.ok) return { kind: 'regex', value: match.value, rank, test: NEVER };
   const literal = literalStart(match.value);
   const test = (path: string): boolean => path.startsWith(literal) && regex.value.matches(path);
-  return { kind: 'regex', value: match.value, test };
+  return { kind: 'regex', value: match.value, rank, test };
 }
 
 /** What every match begins with: saves most evaluations. */
@@ -102,7 +117,7 @@ export function candidatesOf(rule: HttpRule): Candidate[] {
       rule,
       match,
       matchIndex,
-      path: compilePath(match.path),
+      path: compilePath(match.path, rule.route.kind === 'GRPCRoute'),
       method: match.method,
       headers: compileNamed(match.headers),
       queryParams: compileNamed(match.queryParams),
@@ -111,14 +126,12 @@ export function candidatesOf(rule: HttpRule): Candidate[] {
   });
 }
 
-const PATH_RANK = { exact: 0, regex: 1, prefix: 2 } as const;
-
 /** Negative: `a` comes first. */
 export function compareCandidates(a: Candidate, b: Candidate): number {
   return (
     hostRank(a.hostname) - hostRank(b.hostname) ||
     b.hostname.length - a.hostname.length ||
-    PATH_RANK[a.path.kind] - PATH_RANK[b.path.kind] ||
+    PATH_RANKS.indexOf(a.path.rank) - PATH_RANKS.indexOf(b.path.rank) ||
     b.path.value.length - a.path.value.length ||
     Number(a.method === '') - Number(b.method === '') ||
     b.headers.length - a.headers.length ||

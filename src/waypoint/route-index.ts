@@ -13,6 +13,7 @@ import {
   candidatesOf,
   compareCandidates,
   type Candidate,
+  type PathRank,
   type RoutableRequest,
 } from './route-candidate.ts';
 import { buildRouteList, type Ranked, type RouteList } from './route-list.ts';
@@ -83,28 +84,47 @@ function* buildLists(entries: readonly Ranked[]): Steps<Map<string, RouteList>> 
 
 /** The rules of one host name. `entries` in order of rank. */
 function* buildPathIndex(entries: readonly Ranked[]): Steps<RouteIndex> {
-  const ofKind = (kind: Candidate['path']['kind']): Ranked[] =>
-    entries.filter(({ candidate }) => candidate.path.kind === kind);
-  const exact = yield* buildLists(ofKind('exact'));
-  const regexes: { readonly entry: Ranked; readonly list: RouteList }[] = [];
-  for (const entry of ofKind('regex')) {
-    regexes.push({ entry, list: yield* buildRouteList([entry]) });
-  }
-  const prefixes = yield* buildPrefixIndex(ofKind('prefix'));
+  const ofRank = (rank: PathRank): Ranked[] =>
+    entries.filter(({ candidate }) => candidate.path.rank === rank);
+  const exact = yield* buildLists(ofRank('exact'));
+  const regexes = yield* buildRegexes(ofRank('regex'));
+  const prefixes = yield* buildPrefixIndex(ofRank('prefix'));
+  const anyService = yield* buildRegexes(ofRank('any-service'));
+  const everyPath = yield* buildRouteList(ofRank('every-path'));
   return {
     find(request) {
       const { path } = request;
       const found = exact.get(path)?.find(request);
       if (found !== undefined) return found.candidate;
-      for (const { entry, list } of regexes) {
-        // What costs least is asked first.
-        if (list.find(request) !== undefined && entry.candidate.path.test(path)) {
-          return entry.candidate;
-        }
-      }
-      return prefixes.find(request);
+      return (
+        firstOf(regexes, request) ??
+        prefixes.find(request) ??
+        firstOf(anyService, request) ??
+        everyPath.find(request)?.candidate
+      );
     },
   };
+}
+
+interface RegexPath {
+  readonly entry: Ranked;
+  readonly list: RouteList;
+}
+
+function* buildRegexes(entries: readonly Ranked[]): Steps<RegexPath[]> {
+  const regexes: RegexPath[] = [];
+  for (const entry of entries) regexes.push({ entry, list: yield* buildRouteList([entry]) });
+  return regexes;
+}
+
+function firstOf(regexes: readonly RegexPath[], request: RoutableRequest): Candidate | undefined {
+  for (const { entry, list } of regexes) {
+    // What costs least is asked first.
+    if (list.find(request) !== undefined && entry.candidate.path.test(request.path)) {
+      return entry.candidate;
+    }
+  }
+  return undefined;
 }
 
 function pathOf({ candidate }: Ranked): string {

@@ -56,7 +56,8 @@ export function routeRequest(
     const message = `The route has no usable backend: ${reason}`;
     return {
       kind: 'answer',
-      answer: createLocalAnswer(500, 'the route has no usable backend', request.isGrpc),
+      // A GRPCRoute answers UNAVAILABLE (Gateway API, `GRPCRouteRule.backendRefs`).
+      answer: createLocalAnswer(500, 'the route has no usable backend', request.isGrpc, [], 14),
       error: new MeshError('MESH_DESTINATION_UNKNOWN', message, { flag: 'NO_ENDPOINT' }),
     };
   }

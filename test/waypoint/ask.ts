@@ -1,6 +1,8 @@
 /** Requests over a connection that is a stream of a tunnel, and applications to ask. */
 
+import { once } from 'node:events';
 import { request as httpRequest, type IncomingMessage, type Server as HttpServer } from 'node:http';
+import { connect, type IncomingHttpHeaders, type OutgoingHttpHeaders } from 'node:http2';
 import type { Server } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { text } from 'node:stream/consumers';
@@ -46,6 +48,24 @@ export function ask(connection: Duplex, options: AskOptions = {}): Promise<Answe
     });
     request.end(options.body);
   });
+}
+
+/** The head of the answer, over HTTP/2 with prior knowledge. Rejects when the client finds the answer wrong. */
+export async function askH2(
+  rig: Rig,
+  app: string,
+  headers: OutgoingHttpHeaders,
+): Promise<IncomingHttpHeaders> {
+  const connection = await rig.open(app);
+  const session = connect(`http://${app}`, { createConnection: () => connection });
+  session.on('error', () => {});
+  const stream = session.request(headers, { endStream: true });
+  const closed = once(stream, 'close');
+  const [answer] = (await once(stream, 'response')) as [IncomingHttpHeaders];
+  stream.resume();
+  await closed;
+  session.destroy();
+  return answer;
 }
 
 /** A rig that is closed with the test, with the servers that its apps stand for. */

@@ -2,33 +2,13 @@
 
 import { once } from 'node:events';
 import { createServer, type IncomingMessage } from 'node:http';
-import { connect, type IncomingHttpHeaders, type OutgoingHttpHeaders } from 'node:http2';
 
 import t from 'tap';
 
-import { rigFor } from './ask.ts';
+import { askH2, rigFor } from './ask.ts';
 import { buildBackend, buildRule, buildSet } from './build-routes.ts';
-import type { Rig } from './rig.ts';
 
 const EMPTY_CHUNKED = 'POST / HTTP/1.1\r\nHost: app\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n';
-
-/** Over HTTP/2 with prior knowledge; rejects when the client finds the answer wrong. */
-async function askH2(
-  rig: Rig,
-  app: string,
-  headers: OutgoingHttpHeaders,
-): Promise<IncomingHttpHeaders> {
-  const connection = await rig.open(app);
-  const session = connect(`http://${app}`, { createConnection: () => connection });
-  session.on('error', () => {});
-  const stream = session.request(headers, { endStream: true });
-  const closed = once(stream, 'close');
-  const [answer] = (await once(stream, 'response')) as [IncomingHttpHeaders];
-  stream.resume();
-  await closed;
-  session.destroy();
-  return answer;
-}
 
 t.test('a chunked body without a byte ends, also before an upstream is open', async (t) => {
   const ended: string[] = [];
@@ -69,6 +49,15 @@ t.test('an answer of our own to HEAD has no body (RFC 9110 section 9.3.2)', asyn
   t.match(nowhere, { ':status': 404, 'content-length': '17' });
   const refused = await askH2(rig, 'app', { ':method': 'HEAD', ':path': '/a', bad_name: '1' });
   t.match(refused, { ':status': 400 }, 'nor where the request could not be read');
+});
+
+t.test('a call whose backend cannot be used is UNAVAILABLE, as Gateway API says', async (t) => {
+  const rig = await rigFor(t, [], () => ({ apps: [{ name: 'app', ports: [] }] }));
+  const backend = { ...buildBackend('nobody').backend, invalid: 'BackendNotFound' };
+  const backends = [buildBackend('nobody', 1, { backend })];
+  rig.setRoutes('app', buildSet([buildRule({ backends })]));
+  const call = { ':method': 'POST', ':path': '/a.B/c', 'content-type': 'application/grpc' };
+  t.match(await askH2(rig, 'app', call), { ':status': 200, 'grpc-status': '14' });
 });
 
 t.test('lines of one field that applications read as one', async (t) => {

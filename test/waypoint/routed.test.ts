@@ -7,9 +7,11 @@ import type { AddressInfo } from 'node:net';
 
 import t from 'tap';
 
+import { compileRoutes } from '../../src/waypoint/compiled-routes.ts';
 import { gatewayApi, namespace, service, type Json } from '../controlplane/build.ts';
 import { key, service as meshService, workload } from '../state/build.ts';
 import { ask, type Answer } from './ask.ts';
+import { buildRequest } from './build-routes.ts';
 import { shop, type Shop } from './shop.ts';
 
 const V1 = { name: 'cart-v1', port: 80 };
@@ -134,6 +136,39 @@ t.test('a backend that cannot be resolved costs its share, and says why', async 
     t.ok(failed.length >= 20 && failed.length <= 80, `${failed.length} of 100`);
     t.match(failed[0], { flag: 'NO_ENDPOINT', error: reason, attempts: 0 });
     t.ok(records.every(({ status }) => status === 200 || status === 500));
+  }
+});
+
+t.test('GRPCRoute: the service counts before the method', async (t) => {
+  const { apply, model } = await shop(t);
+  const rules = [
+    { name: 'call', matches: [{ method: { service: 'a.B', method: 'Get' } }], backendRefs: [V1] },
+    { name: 'service', matches: [{ method: { service: 'a.B' } }], backendRefs: [V1] },
+    { name: 'method', matches: [{ method: { method: 'Get' } }], backendRefs: [V1] },
+    { name: 'all', backendRefs: [{ name: 'nobody', port: 80 }] },
+  ];
+  const metadata = { name: 'cart', namespace: 'shop' };
+  const parentRefs = [{ group: '', kind: 'Service', name: 'cart' }];
+  const apiVersion = 'gateway.networking.k8s.io/v1';
+  // In either order: precedence decides, not the place.
+  for (const list of [rules, rules.toReversed()]) {
+    apply({ apiVersion, kind: 'GRPCRoute', metadata, spec: { parentRefs, rules: list } });
+    const found = (path: string): string | undefined => {
+      const set = model.waypoints.get('shop/way')?.get(key('cart'))?.ports[0]?.producer;
+      const request = buildRequest(`http://cart${path}`, [], 'POST');
+      return set && compileRoutes(set).match(request)?.rule.name;
+    };
+    t.equal(found('/a.B/Get'), 'call');
+    t.equal(found('/a.B/Put'), 'service');
+    t.equal(found('/c.D/Get'), 'method');
+    t.equal(found('/c.D/Put'), 'all');
+    apply({
+      apiVersion,
+      kind: 'GRPCRoute',
+      metadata,
+      spec: { parentRefs, rules: list.filter(({ name }) => name !== 'call') },
+    });
+    t.equal(found('/a.B/Get'), 'service', 'though a method is named, too');
   }
 });
 

@@ -4,12 +4,13 @@
  * schema; what it lets pass (a filter of a kind nobody knows) is kept, so that its rule can answer 500.
  */
 
-import type {
-  HttpMatch,
-  NamedMatch,
-  PathMatch,
-  RouteRetry,
-  SessionPersistence,
+import {
+  ANY_SERVICE,
+  type HttpMatch,
+  type NamedMatch,
+  type PathMatch,
+  type RouteRetry,
+  type SessionPersistence,
 } from '../../core/route.ts';
 import { parseDuration } from '../../core/duration.ts';
 import {
@@ -262,11 +263,12 @@ function readGrpcMethod(method: Fields | undefined): PathMatch {
   if (service === '' && name === '') method.problem('service', 'or method is needed');
   if (type === 'RegularExpression') {
     const part = (text: string): string => (text === '' ? '[^/]+' : `(?:${text})`);
-    return { kind: 'regex', value: `/${part(service)}/${part(name)}` };
+    const start = service === '' ? ANY_SERVICE : `/${part(service)}/`;
+    return { kind: 'regex', value: `${start}${part(name)}` };
   }
   if (!/^[A-Za-z0-9_.]*$/.test(service)) method.problem('service', 'is not a gRPC service name');
   if (!/^[A-Za-z0-9_]*$/.test(name)) method.problem('method', 'is not a gRPC method name');
-  if (service === '') return { kind: 'regex', value: `/[^/]+/${name}` };
+  if (service === '') return { kind: 'regex', value: `${ANY_SERVICE}${name}` };
   if (name === '') return { kind: 'prefix', value: `/${service}` };
   return { kind: 'exact', value: `/${service}/${name}` };
 }
