@@ -7,7 +7,7 @@ import type { Workload } from '../core/workload.ts';
 import { H2_ERROR, type HeaderList } from '../http/h2/contract.ts';
 import type { HttpStream, HttpStreamHandlers } from '../http/http-stream.ts';
 import type { Visit } from './destination.ts';
-import { grpcStatusIn } from './local-answer.ts';
+import { grpcStatusIn, isGrpcContent } from './local-answer.ts';
 import type {
   UpstreamEndpoint,
   UpstreamHandlers,
@@ -53,6 +53,8 @@ export class Attempt implements HttpStreamHandlers, UpstreamHandlers {
   headSeen = false;
   /** Its upstream was told with the head that nothing follows. */
   headOnly = false;
+  /** It probes its endpoint by a call of gRPC, whose head alone says nothing. */
+  #provenByData = false;
   #over = false;
   #giveUp: (() => void) | undefined;
   #timer: Timer | undefined;
@@ -128,10 +130,15 @@ export class Attempt implements HttpStreamHandlers, UpstreamHandlers {
     }
     this.headSeen = true;
     this.#timer?.cancel();
+    if (!endStream && this.visit?.probing === true && Number(status) < 500) {
+      if (isGrpcContent(headers)) this.#provenByData = true;
+      else this.visit.stands();
+    }
     this.#owner.onResponse(this, headers, endStream);
   }
 
   onData(chunk: Buffer): void {
+    if (this.#provenByData) this.visit?.stands();
     if (this.#over) this.stream?.consume(chunk.length);
     else this.#owner.onResponseData(this, chunk);
   }

@@ -24,6 +24,7 @@ import { RequestLimiter } from './request-limiter.ts';
 import type { ResilienceMetrics } from './resilience-metrics.ts';
 import { RetryAllowance } from './retry-budget.ts';
 import type { MergedTraffic } from './traffic-layers.ts';
+import type { AdmitConnection } from './upstreams.ts';
 import { UpstreamPicker, type Picked } from './upstream-picker.ts';
 import { UpstreamSet, type EndpointSource } from './upstream-set.ts';
 
@@ -32,6 +33,10 @@ export interface Visit {
   readonly target: EndpointDestination;
   /** The first byte of an answer has come. */
   answered(): void;
+  /** The request there is a probe whose outcome is not known yet. */
+  readonly probing: boolean;
+  /** It is well, whatever becomes of what was begun: others may go there while a probe's stream or connection lives on. */
+  stands(): void;
   /** `success`: what outlier detection makes of it; undefined: nobody knows, the client went away. */
   end(success: boolean | undefined): void;
 }
@@ -92,12 +97,13 @@ export class Destination {
   }
 
   /** For `UpstreamRequest.admitConnection`; undefined: connections are not limited. */
-  get connectionGate(): (() => (() => void) | undefined) | undefined {
+  get connectionGate(): AdmitConnection | undefined {
     return this.#traffic.limits.connectionsMax === 0 ? undefined : this.#admitConnection;
   }
 
-  readonly #admitConnection = (): (() => void) | undefined => {
-    const permit = this.limiter.openConnection();
+  readonly #admitConnection: AdmitConnection = (makeRoom) => {
+    const permit =
+      this.limiter.openConnection() ?? (makeRoom() ? this.limiter.openConnection() : undefined);
     if (permit !== undefined) return () => permit.release();
     this.#options.metrics.shed.add(1, [...this.label, 'connections']);
     return undefined;
@@ -186,6 +192,7 @@ class Stay implements Visit {
   readonly #clock: Clock;
   readonly #startMs: number;
   #answered = false;
+  #stands = false;
   #open = true;
 
   constructor(destination: Destination, picked: Picked, target: EndpointDestination, clock: Clock) {
@@ -204,6 +211,17 @@ class Stay implements Visit {
     this.#picked.endpoint.observe(nowMs - this.#startMs, nowMs);
   }
 
+  get probing(): boolean {
+    return this.#open && !this.#stands && this.#picked.passage === 'probe';
+  }
+
+  stands(): void {
+    if (!this.probing) return;
+    this.#stands = true;
+    const { uid } = this.target.workload;
+    this.#destination.report(uid, 'probe', true, this.#clock.nowMs());
+  }
+
   end(success: boolean | undefined): void {
     if (!this.#open) return;
     this.#open = false;
@@ -211,6 +229,8 @@ class Stay implements Visit {
     endpoint.active -= 1;
     const nowMs = this.#clock.nowMs();
     if (success === false) endpoint.observe(FAILURE_MS, nowMs);
-    this.#destination.report(this.target.workload.uid, passage, success, nowMs);
+    if (!this.#stands) {
+      this.#destination.report(this.target.workload.uid, passage, success, nowMs);
+    }
   }
 }

@@ -241,7 +241,7 @@ export class Exchange implements HttpStreamHandlers, AttemptOwner, WatchedDeadli
     this.#messages?.answered(headers);
     this.#body.settle();
     this.#headSent = true;
-    if (this.#status === 101) this.#switched = true;
+    this.#switched = this.#status === 101;
     const issue = this.#affinity?.issue;
     const all = issue === undefined ? headers : [...headers, issue];
     const backend = this.#routed?.backend;
@@ -513,7 +513,8 @@ export class Exchange implements HttpStreamHandlers, AttemptOwner, WatchedDeadli
   }
 
   #expire(kind: 'request' | 'idle', message: string, text: string): void {
-    if (this.#finished) return;
+    // A WebSocket is a connection, no longer a request.
+    if (this.#finished || (this.#switched && kind === 'request')) return;
     const { resilience } = this.#context;
     const label = this.#destination?.label ?? [''];
     resilience.timeouts.add(1, [...label, kind]);

@@ -74,6 +74,7 @@ class Mirror implements AttemptOwner {
   #waitingBytes = 0;
   #ended = false;
   #trailers: HeaderList | undefined;
+  #failed = false;
   #over = false;
   #cancelTimer: () => void = () => {};
 
@@ -148,7 +149,9 @@ class Mirror implements AttemptOwner {
 
   onInformational(): void {}
 
-  onResponse(): void {}
+  onResponse(_: Attempt, headers: HeaderList): void {
+    this.#failed = Number(headers[0]?.[1]) >= 500;
+  }
 
   onResponseData(attempt: Attempt, chunk: Buffer): void {
     attempt.stream?.consume(chunk.length);
@@ -157,7 +160,7 @@ class Mirror implements AttemptOwner {
   onResponseTrailers(): void {}
 
   onResponseEnd(attempt: Attempt): void {
-    attempt.visit?.end(true);
+    attempt.visit?.end(!this.#failed);
     this.#finish();
   }
 

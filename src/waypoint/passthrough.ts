@@ -180,6 +180,7 @@ export class Passthrough implements WatchedDeadline {
 
   #join(upstream: ByteStream): void {
     this.#visit?.answered();
+    this.#visit?.stands();
     if (this.#over) {
       upstream.reset();
       return;

@@ -56,6 +56,12 @@ export interface UpstreamsOptions {
   readonly connectTimeoutMs?: number;
 }
 
+/**
+ * The permit of one connection, given back by calling it; undefined: there are as many as there may be, and `makeRoom`
+ * could not end one of them. One function per service.
+ */
+export type AdmitConnection = (makeRoom: () => boolean) => (() => void) | undefined;
+
 export interface UpstreamRequest {
   readonly headers: HeaderList;
   readonly endStream: boolean;
@@ -66,7 +72,7 @@ export interface UpstreamRequest {
    * Asked before a new HTTP/1.1 connection is made; undefined: there must not be one more. What it returns is
    * called when the connection has closed. HTTP/2 needs none: one session carries all.
    */
-  readonly admitConnection?: (() => (() => void) | undefined) | undefined;
+  readonly admitConnection?: AdmitConnection | undefined;
 }
 
 export interface UpstreamHandlers {
@@ -103,6 +109,8 @@ const NOTHING = (): void => {};
 
 interface Idle {
   readonly connection: H1ClientConnection;
+  /** All idle ones of a service with a limit, the longest idle first; with none undefined. */
+  readonly siblings: Set<Idle> | undefined;
   sinceMs: number;
 }
 
@@ -274,6 +282,16 @@ export function createUpstreams(options: UpstreamsOptions): Upstreams {
     return pool;
   };
 
+  /** By what lets connections of a service in. */
+  const idleOf = new WeakMap<AdmitConnection, Set<Idle>>();
+  const siblingsOf = (admit: AdmitConnection): Set<Idle> => {
+    const known = idleOf.get(admit);
+    if (known !== undefined) return known;
+    const made = new Set<Idle>();
+    idleOf.set(admit, made);
+    return made;
+  };
+
   const openH1 = (
     endpoint: UpstreamEndpoint,
     request: UpstreamRequest,
@@ -295,6 +313,7 @@ export function createUpstreams(options: UpstreamsOptions): Upstreams {
     };
     if (!request.fresh) {
       for (let last = pool.idle.pop(); last !== undefined; last = pool.idle.pop()) {
+        last.siblings?.delete(last);
         if (!last.connection.idle) continue;
         send(last.connection);
         return NOTHING;
@@ -308,8 +327,17 @@ export function createUpstreams(options: UpstreamsOptions): Upstreams {
     const forgetIfEmpty = (): void => {
       if (pool.count === 0 && pools.get(pool.key) === pool) pools.delete(pool.key);
     };
-    const release = request.admitConnection?.();
-    if (request.admitConnection !== undefined && release === undefined) {
+    const { admitConnection } = request;
+    const siblings = admitConnection && siblingsOf(admitConnection);
+    const release = admitConnection?.(() => {
+      // One that nobody uses, be it to another endpoint, does not keep a request out.
+      for (const idle of siblings ?? []) {
+        idle.connection.close();
+        return true;
+      }
+      return false;
+    });
+    if (admitConnection !== undefined && release === undefined) {
       forgetIfEmpty();
       const message = `Cannot connect to "${formatSocketAddress(endpoint.address)}": its service has as many connections as its policy allows`;
       handlers.onError(new MeshError('MESH_LIMIT_EXCEEDED', message, { flag: 'OVERFLOW' }));
@@ -331,14 +359,16 @@ export function createUpstreams(options: UpstreamsOptions): Upstreams {
           onIdle() {
             own.sinceMs = clock.nowMs();
             pool.idle.push(own);
+            siblings?.add(own);
           },
           onClosed: () => {
             const at = pool.idle.indexOf(own);
             if (at >= 0) pool.idle.splice(at, 1);
+            siblings?.delete(own);
             gone();
           },
         });
-        const own: Idle = { connection, sinceMs: 0 };
+        const own: Idle = { connection, siblings, sinceMs: 0 };
         send(connection);
       },
       (error) => {

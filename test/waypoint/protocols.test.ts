@@ -14,6 +14,7 @@ import { connect as connectTls } from 'node:tls';
 
 import t from 'tap';
 
+import { DEFAULT_TIMEOUTS } from '../../src/core/traffic-policy.ts';
 import { ask, rigFor } from './ask.ts';
 import { connectStream, NO_ROUTES } from './rig.ts';
 import { layer, traffic } from './traffic-builder.ts';
@@ -207,6 +208,29 @@ t.test('server-sent events arrive one by one', async (t) => {
   t.notMatch(seen, 'data: 2');
   again();
   while (!seen.includes('data: 2')) await once(connection, 'data');
+  connection.destroy();
+});
+
+t.test('a WebSocket outlives the time that a request has', async (t) => {
+  const app = createHttpServer();
+  app.on('upgrade', (_, socket: Socket) => {
+    socket.on('error', () => {});
+    socket.write(
+      'HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n',
+    );
+    socket.pipe(socket);
+  });
+  const rig = await rigFor(t, [app], ([port = 0]) => ({ apps: [{ name: 'app', ports: [port] }] }));
+  const timeouts = { ...DEFAULT_TIMEOUTS, requestMs: 100 };
+  rig.traffic.apply([traffic('app', layer({ kind: 'service' }, { timeouts }))], []);
+  const connection = await rig.open('app');
+  connection.write(
+    'GET /ws HTTP/1.1\r\nHost: app\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n',
+  );
+  await once(connection, 'data');
+  await new Promise((resolve) => setTimeout(resolve, 250));
+  connection.write('still here');
+  t.equal(String((await once(connection, 'data'))[0]), 'still here');
   connection.destroy();
 });
 

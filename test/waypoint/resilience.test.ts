@@ -354,6 +354,19 @@ t.test('connections have a limit: one more is refused, idle ones are used again'
   for (let i = 0; i < 3; i++) t.equal((await get()).body, 'again');
 });
 
+t.test('idle connections to some endpoints do not keep a request from others', async (t) => {
+  const { get, policy, rig } = await mesh(t, ...['a', 'b', 'c', 'd'].map((name) => app(name)));
+  policy({ limits: { ...DEFAULT_LIMITS, connectionsMax: 2 } });
+  const bodies = new Set<string>();
+  for (let i = 0; i < 40; i++) {
+    const { status, body } = await get();
+    t.equal(status, 200);
+    bodies.add(body);
+  }
+  t.ok(bodies.size > 2, 'more endpoints than connections were asked');
+  t.ok(rig.records.every(({ flag }) => flag === '-'));
+});
+
 const program = findServer();
 const skip = program === undefined && 'needs redis-server or valkey-server';
 t.test(

@@ -193,6 +193,34 @@ t.test('a visit says where to go, counts load, and tells the detector', async (t
   t.equal(cart.traffic.outliers, undefined);
 });
 
+t.test('a probe that stands brings its endpoint back before it ends', async (t) => {
+  const { policies, clock } = rig();
+  const outliers = { ...DEFAULT_OUTLIERS, consecutiveFailures: 1 };
+  policies.apply([traffic('cart', layer({ kind: 'service' }, { outliers }))], []);
+  const cart = policies.destination(key('cart'), 80);
+  const nobody = new Set<string>();
+  const visit = () => policies.visit(cart, undefined, nobody);
+  const first = visit();
+  t.equal(first?.probing, false);
+  first?.stands();
+  const sick = first?.target.workload.name;
+  first?.end(false);
+  await clock.advance(1_000);
+  const probe = visit();
+  t.match(probe, { probing: true, target: { workload: { name: sick } } });
+  const others = () => Array.from({ length: 10 }, () => visit()?.target.workload.name);
+  t.notOk(others().includes(sick), 'one probe at a time');
+  // The head of a watch, a WebSocket, a connection of a database pool.
+  probe?.stands();
+  t.equal(probe?.probing, false);
+  // Its failure makes it unattractive for a while yet.
+  await clock.advance(3_600_000);
+  t.ok(others().includes(sick));
+  probe?.end(false);
+  await clock.advance(3_600_000);
+  t.ok(others().includes(sick), 'its end, hours later, tells nothing any more');
+});
+
 t.test('what counts as a failure of an endpoint', async (t) => {
   const { policies } = rig();
   const cart = policies.destination(key('cart'), 80);
