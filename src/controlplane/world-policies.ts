@@ -26,7 +26,8 @@ export class WorldPolicies {
       this.#parts.exemptions.exempted(view.policy, object?.meta.namespace ?? '', object?.selector);
     const before = this.#authorizationKeys.get(key);
     if (before !== undefined && before !== policy?.key) {
-      this.#parts.published.set(before, undefined, out);
+      if (object === undefined) this.#parts.published.set(before, undefined, out);
+      else this.#parts.published.replace(before, out);
       this.#authorizationKeys.delete(key);
     }
     if (policy !== undefined) {

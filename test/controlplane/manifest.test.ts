@@ -61,7 +61,7 @@ t.test('what is refused, by field', (t) => {
     [core('Pod', { status: { podIP: 'ff02::1' } }), /^status\.podIP: is not/],
     [core('Pod', { status: { phase: 'Lost' } }), /^status\.phase: must be one of/],
     [
-      core('Pod', { spec: { containers: [{ readinessProbe: { httpGet: { port: 'http' } } }] } }),
+      core('Pod', { spec: { containers: [{ readinessProbe: { httpGet: { port: 0 } } }] } }),
       /^spec\.containers\[0\]\.readinessProbe\.httpGet\.port: must be/,
     ],
     [

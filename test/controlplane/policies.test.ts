@@ -342,6 +342,28 @@ t.test('a namespace policy that narrows to a selector stays wide until it is nam
   t.end();
 });
 
+t.test('a policy of the mesh that narrows to a selector stays until that is named (T103)', (t) => {
+  const deny = { action: 'DENY', rules: [{}] };
+  const object = (spec: Json) => authz({ ...deny, ...spec }, {}, 'nodemesh-system/p');
+  const model = dbWith(object({}));
+  t.equal(model.policies.get('/p')?.scope, 'GLOBAL');
+  model.put(object({ selector: { matchLabels: { app: 'db' } } })).publish();
+  t.ok(model.policies.has('/p'), 'nodes may not have heard yet that the workload names the other');
+  t.equal(model.policies.get('nodemesh-system/p')?.scope, 'WORKLOAD_SELECTOR');
+  t.same(model.workload('shop/db').authorizationPolicies, ['nodemesh-system/p']);
+  model.acknowledge();
+  t.notOk(model.policies.has('/p'));
+  t.equal(model.decide('shop/db', 'ns/shop/sa/web', 1).allowed, false);
+  model.put(object({})).publish();
+  t.ok(model.policies.has('/p'), 'wide again at once');
+  t.ok(model.policies.has('nodemesh-system/p'), 'while it is still named');
+  model.settleAll();
+  t.notOk(model.policies.has('nodemesh-system/p'));
+  model.remove('AuthorizationPolicy', 'nodemesh-system/p').publish();
+  t.notOk(model.policies.has('/p'), 'what is deleted goes at once');
+  t.end();
+});
+
 t.test('a policy that comes back while it waits to go stays', (t) => {
   const object = authz({ selector: { matchLabels: { app: 'db' } }, rules: [{}] });
   const model = dbWith(object);

@@ -89,6 +89,8 @@ t.test('probe ports: HTTP, TCP, gRPC, named, of sidecars, not at other hosts', (
         livenessProbe: { grpc: { port: 7000 } },
         startupProbe: { httpGet: { port: 1234, host: '10.1.1.1' } },
       },
+      // No port has this name: Kubernetes takes it, and the kubelet probes nothing.
+      { name: 'lost', livenessProbe: { httpGet: { port: 'metrics' } } },
       { name: 'exec', readinessProbe: { exec: { command: ['true'] } } },
     ],
   };

@@ -146,7 +146,9 @@ function readProbe(
     if (kind !== 'grpc' && action.string('host') !== '') continue;
     const value = action.raw('port');
     const named = ports.find((port) => port.name === value);
-    const port = typeof value === 'string' && named !== undefined ? named.port : Number(value);
+    // Kubernetes takes names that nothing has, and the kubelet then probes nothing: no port needs to be open for it.
+    if (typeof value === 'string' && named === undefined && !/^[0-9]*$/.test(value)) continue;
+    const port = named === undefined ? Number(value) : named.port;
     if (Number.isInteger(port) && port >= 1 && port <= 65535) found.add(port);
     else action.problem('port', 'must be a port number or the name of a port of this container');
   }
