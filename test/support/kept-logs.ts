@@ -18,6 +18,8 @@ import { basename, join } from 'node:path';
 /** `node/var-log/pods/NAMESPACE_POD_UID/CONTAINER/RESTARTS.log`, as the kubelet names them. */
 const POD_LOGS = '*/var-log/pods/nodemesh-system_*/*/*.log';
 const LOOK_MS = 1_000;
+/** A file's time is that of the last tick, and may lie before what was written. */
+const COARSE_MS = 100;
 /** Of warnings, the last. */
 const TOLD_MAX = 20;
 const TOLD_LINE_MAX = 400;
@@ -80,7 +82,7 @@ export function keepLogs(clusterDir: string): KeptLogs {
       const all: Line[] = [];
       rmSync(folder, { recursive: true, force: true });
       for (const path of globSync(join(kept, '*.log'))) {
-        if (statSync(path).mtimeMs < sinceMs) continue;
+        if (statSync(path).mtimeMs < sinceMs - COARSE_MS) continue;
         const name = basename(path);
         const lines = linesSince(path, name.split('_')[0] ?? name, sinceMs);
         if (lines.length === 0) continue;
