@@ -25,7 +25,7 @@ export interface ListenerSource {
   /** A new listening descriptor in the pod's namespace. */
   create(port: number): number;
   /** A new listener stands: the supervisor duplicates it. */
-  created(listener: HeldListener): void;
+  created(listener: Omit<HeldListener, 'netnsInode'>): void;
   /** Another descriptor of ours for the same socket. */
   duplicate(fd: number): number;
   close(fd: number): void;

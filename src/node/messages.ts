@@ -9,6 +9,8 @@ import type { PodUid } from '../core/pod.ts';
 export interface HeldListener {
   readonly pod: PodUid;
   readonly port: number;
+  /** Of the network namespace it listens in: a sandbox made anew has another. */
+  readonly netnsInode: number;
   readonly fd: number;
 }
 

@@ -17,6 +17,7 @@ import type { AcceptGuard } from './accept-guard.ts';
 import type { ServedPod } from './context.ts';
 import type { DialQueue } from './dial-queue.ts';
 import { openPodListeners, type ListenerSource, type PodListeners } from './listeners.ts';
+import type { HeldListener } from './messages.ts';
 import { openPodSockets } from './pod-sockets.ts';
 
 export interface PodsOptions {
@@ -27,9 +28,9 @@ export interface PodsOptions {
   readonly state: NodeState;
   readonly guard: AcceptGuard;
   readonly dialQueue: DialQueue;
-  /** Descriptors for a pod's listeners; see `ListenerSource`. */
-  readonly adopt: ListenerSource['adopt'];
-  readonly created: ListenerSource['created'];
+  /** As in `ListenerSource`, of the pod's namespace that has this inode. */
+  readonly adopt: (pod: PodUid, port: number, netnsInode: number) => number | undefined;
+  readonly created: (listener: HeldListener) => void;
   readonly accept: (pod: ServedPod, port: number, socket: Socket) => void;
   /** Something about which pods are served, or why not, changed. */
   readonly onChange: () => void;
@@ -80,10 +81,11 @@ export function createPods(options: PodsOptions): Pods {
   const released = new Set<PodUid>();
 
   const listen = (served: ServedPod): PodListeners => {
+    const { netnsInode } = served.captured;
     const source: ListenerSource = {
-      adopt: options.adopt,
+      adopt: (pod, port) => options.adopt(pod, port, netnsInode),
       create: (port) => served.sockets.listen(port),
-      created: options.created,
+      created: (listener) => options.created({ ...listener, netnsInode }),
       duplicate: (fd) => duplicateDescriptor(native, fd),
       close: (fd) => closeDescriptor(native, fd),
     };

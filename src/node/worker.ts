@@ -38,6 +38,7 @@ import { createTunnelSessions, type MakeSession } from './sessions.ts';
 const OWN_DESCRIPTORS = 16;
 /** How long a worker without connections waits for its peers to take their GOAWAY. */
 const GOODBYE_MS = 2000;
+const HELD_MS = 30_000;
 const GOODBYE_LOOK_MS = 50;
 
 export interface WorkerOptions {
@@ -144,10 +145,11 @@ export function createWorker(options: WorkerOptions): Worker {
     state,
     guard,
     dialQueue: createDialQueue(clock, options.descriptors.limit - OWN_DESCRIPTORS),
-    adopt(pod, port) {
+    adopt(pod, port, netnsInode) {
       const listener = held.get(`${pod}:${port}`);
       held.delete(`${pod}:${port}`);
-      return listener && options.duplicateFrom(supervisorPid, listener.fd);
+      if (listener?.netnsInode !== netnsInode) return undefined;
+      return options.duplicateFrom(supervisorPid, listener.fd);
     },
     created: (listener) => tell({ kind: 'listening', listener }),
     accept,
@@ -181,6 +183,19 @@ export function createWorker(options: WorkerOptions): Worker {
     report();
   };
   credentials.onChange(reassess);
+
+  /** What is held for pods that went while nobody was here; long after the agent has told of those that are there. */
+  const letGoOfRest = (): void => {
+    clock.after(HELD_MS, () => {
+      if (!state.policiesSynced) {
+        letGoOfRest();
+        return;
+      }
+      const gone = new Set([...held.values()].map(({ pod }) => pod));
+      held.clear();
+      for (const pod of gone) if (pods.get(pod) === undefined) tell({ kind: 'unlistened', pod });
+    });
+  };
 
   const syncPods = (): void => {
     const wanted = [...state.pods.capturedPods()];
@@ -270,6 +285,7 @@ export function createWorker(options: WorkerOptions): Worker {
           for (const listener of message.held) {
             held.set(`${listener.pod}:${listener.port}`, listener);
           }
+          if (held.size > 0) letGoOfRest();
           break;
         case 'relisten':
           pods.renew();

@@ -100,7 +100,7 @@ function createRig(workerCount: number): Rig {
 
 const listening = (fd: number, port = 15_008): ToSupervisor => ({
   kind: 'listening',
-  listener: { pod: POD, port, fd },
+  listener: { pod: POD, port, netnsInode: 1, fd },
 });
 
 t.test(
@@ -121,7 +121,7 @@ t.test(
       kind: 'start',
       slot: 0,
       supervisorPid: 1,
-      held: [{ pod: POD, port: 15_008, fd: 1000 }],
+      held: [{ pod: POD, port: 15_008, netnsInode: 1, fd: 1000 }],
     });
     t.notOk(
       calls.some((call) => call.startsWith('close')),
