@@ -1,6 +1,7 @@
 /**
  * Rate limits of one policy: in this process, or counted by all waypoints in a shared store. A request passes when
- * every limit lets it; the first that does not is the answer.
+ * every limit lets it; the first that does not is the answer. Those of a client are asked before those of all, and local
+ * ones before shared ones: a flood that its own limit stops takes nothing of what the others have, and costs no store.
  *
  * - Per key (a client's identity, a header's value) one number is kept, for a bounded number of keys; the least
  *   recently seen gives way, and only once its budget is full again, so that flooding with new keys frees nobody.
@@ -60,7 +61,7 @@ export class RateLimiter {
 
   constructor(options: RateLimiterOptions) {
     this.#options = options;
-    this.#counted = options.limits.map((limit) => ({
+    this.#counted = options.limits.toSorted(byReach).map((limit) => ({
       limit,
       rate: createRate(limit.requests, limit.intervalMs, limit.burst),
       fullAt: new Map(),
@@ -138,6 +139,13 @@ export class RateLimiter {
     }
     return false;
   }
+}
+
+/** Stable: among equals the policy's order counts. */
+function byReach(a: RateLimit, b: RateLimit): number {
+  const reach = ({ shared, key }: RateLimit): number =>
+    (shared ? 2 : 0) + (key.kind === 'all' ? 1 : 0);
+  return reach(a) - reach(b);
 }
 
 function keyOf(limit: RateLimit, identity: string, headers: HeaderList): string {

@@ -50,6 +50,29 @@ t.test('each identity has a budget of its own, and it comes back', async (t) => 
   t.notOk(await passes('a'));
 });
 
+t.test('a flood that its own limit stops takes nothing from the others', async (t) => {
+  const asked: string[] = [];
+  const store = {
+    take: (key: string) => {
+      asked.push(key);
+      return Promise.resolve({ allowed: true, remaining: 1, waitMs: 0, resetMs: 0 });
+    },
+  };
+  const { passes } = rig(
+    [
+      limit({ name: 'everywhere', key: { kind: 'all' }, shared: true }),
+      limit({ name: 'all', key: { kind: 'all' }, burst: 4 }),
+      limit({ name: 'client', burst: 2 }),
+    ],
+    { store },
+  );
+  let flood = 0;
+  for (let i = 0; i < 100; i++) if (await passes('flood')) flood++;
+  t.equal(flood, 2);
+  t.ok((await passes('quiet')) && (await passes('quiet')));
+  t.equal(asked.length, 4, 'nor does it reach the store');
+});
+
 t.test('one budget for all; one per value of a header, those without share one', async (t) => {
   const all = rig([limit({ key: { kind: 'all' }, burst: 1 })]);
   t.ok(await all.passes('a'));
