@@ -33,7 +33,7 @@ export interface AttemptOwner {
   onResponseEnd(attempt: Attempt): void;
   /** It is over without a complete response. Once; nothing follows. */
   onFailed(attempt: Attempt, error: MeshError): void;
-  /** It was given up, because its answer had not begun in time. Once; nothing follows. */
+  /** It was given up, because its answer had not begun, or ended, in time. Once; nothing follows. */
   onLate(attempt: Attempt, limit: TryLimit): void;
   onUpstreamDrain(): void;
 }
@@ -58,6 +58,7 @@ export class Attempt implements HttpStreamHandlers, UpstreamHandlers {
   #over = false;
   #giveUp: (() => void) | undefined;
   #timer: Timer | undefined;
+  #limitedUntil: 'head' | 'end' = 'head';
 
   constructor(
     owner: AttemptOwner,
@@ -85,10 +86,19 @@ export class Attempt implements HttpStreamHandlers, UpstreamHandlers {
     this.#giveUp = upstreams.open(this.target, request, this, this);
   }
 
-  /** Gives it up unless its answer has begun in `ms` from now; undefined: it may take its time. Replaces what was before. */
-  limit(clock: Clock, ms: number | undefined, limit: TryLimit): void {
+  /**
+   * Gives it up unless its answer has begun, or ended, in `ms` from now; undefined: it may take its time. Replaces what
+   * was before. What has switched to another protocol has ended.
+   */
+  limit(
+    clock: Clock,
+    ms: number | undefined,
+    limit: TryLimit,
+    until: 'head' | 'end' = 'head',
+  ): void {
     this.#timer?.cancel();
     this.#timer = undefined;
+    this.#limitedUntil = until;
     if (ms === undefined || this.#over || this.headSeen) return;
     this.#timer = clock.after(ms, () => {
       this.visit?.end(false);
@@ -129,7 +139,7 @@ export class Attempt implements HttpStreamHandlers, UpstreamHandlers {
       return;
     }
     this.headSeen = true;
-    this.#timer?.cancel();
+    if (this.#limitedUntil === 'head' || status === '101') this.#timer?.cancel();
     if (!endStream && this.visit?.probing === true && Number(status) < 500) {
       if (isGrpcContent(headers)) this.#provenByData = true;
       else this.visit.stands();

@@ -223,7 +223,8 @@ export class Exchange implements HttpStreamHandlers, AttemptOwner, WatchedDeadli
   // The upstream's side.
 
   onOpen(attempt: Attempt, stream: HttpStream): void {
-    attempt.limit(this.#context.clock, this.#plan?.times.perTryMs, 'per_try');
+    const times = this.#plan?.times;
+    attempt.limit(this.#context.clock, times?.perTryMs, 'per_try', times?.perTryUntil);
     this.#body.attach(stream, attempt.headOnly);
   }
 
@@ -294,11 +295,9 @@ export class Exchange implements HttpStreamHandlers, AttemptOwner, WatchedDeadli
   }
 
   onLate(attempt: Attempt, limit: TryLimit): void {
-    const destination = this.#destination;
-    if (destination !== undefined) {
-      this.#context.resilience.timeouts.add(1, [...destination.label, limit]);
-    }
+    this.#context.resilience.timeouts.add(1, [...(this.#destination?.label ?? ['']), limit]);
     this.#body.detach();
+    if (this.#headSent) return this.#abort(errors.upstreamLate(attempt.target.address));
     const outcome: AttemptOutcome =
       limit === 'connect' ? { kind: 'connect-failure' } : { kind: 'timeout' };
     if (this.#maybeRetry(attempt, outcome)) return;

@@ -9,8 +9,9 @@ import type { RetrySettings, TimeoutSettings } from '../core/traffic-policy.ts';
 export interface RequestTimes {
   /** From the request's first byte to the response's last; retries and waits included. */
   readonly requestMs: number | undefined;
-  /** For one try, until its response's head. */
+  /** For one try, until its response's head; a rule's `backendRequest` until the response's last byte. */
   readonly perTryMs: number | undefined;
+  readonly perTryUntil: 'head' | 'end';
   /** A policy's own; undefined: see `WaypointOptions.idleTimeoutMs`. */
   readonly idleMs: number | undefined;
   readonly connectMs: number | undefined;
@@ -28,6 +29,7 @@ export function requestTimes(
   return {
     requestMs,
     perTryMs: capped,
+    perTryUntil: rule?.backendRequestTimeoutMs === undefined ? 'head' : 'end',
     idleMs: some(timeouts.idleMs),
     connectMs: some(timeouts.connectMs),
   };

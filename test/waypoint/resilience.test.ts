@@ -128,6 +128,22 @@ t.test('a try that takes too long is made elsewhere; a request that does gets 50
   t.match(rig.records[seen], { flag: 'TIMEOUT', errorCode: 'MESH_DEADLINE_EXCEEDED' });
 });
 
+t.test("a rule's backendRequest holds until the response has ended", async (t) => {
+  const slow = app('slow');
+  slow.handle = (_, response) => {
+    response.writeHead(200);
+    response.write('a part');
+  };
+  const { get, rig } = await mesh(t, slow);
+  const rule = buildRule({ backends: [buildBackend('app')], backendRequestTimeoutMs: 150 });
+  rig.setRoutes('app', buildSet([rule]));
+  await t.rejects(get(), 'cut short, and seen to be');
+  await rig.recorded(1);
+  t.match(rig.records, [{ status: 200, flag: 'TIMEOUT', errorCode: 'MESH_DEADLINE_EXCEEDED' }]);
+  slow.handle = (_, response) => void response.end('all');
+  t.equal((await get()).body, 'all');
+});
+
 t.test('an endpoint that fails is taken out, probed by one request, and comes back', async (t) => {
   const [sick, good] = [app('sick'), app('good')];
   sick.handle = status(500);

@@ -18,11 +18,14 @@ t.test('a rule before a policy; 0 is none; one try never outlasts the request', 
   t.strictSame(requestTimes(undefined, DEFAULT_TIMEOUTS, DEFAULT_RETRIES), {
     requestMs: undefined,
     perTryMs: undefined,
+    perTryUntil: 'head',
     idleMs: undefined,
     connectMs: 1_000,
   });
   t.match(requestTimes(rule(), timeouts, perTry), { requestMs: 5_000, perTryMs: 2_000 });
   t.equal(requestTimes(rule(), timeouts, perTry).idleMs, undefined);
+  t.equal(requestTimes(rule(), timeouts, perTry).perTryUntil, 'head', "as a policy's word is");
+  t.equal(requestTimes(rule(0, 7_000), timeouts, perTry).perTryUntil, 'end', 'as Gateway API says');
   t.match(requestTimes(rule(1_000), timeouts, perTry), { requestMs: 1_000, perTryMs: 1_000 });
   t.match(requestTimes(rule(0, 7_000), timeouts, perTry), { perTryMs: 7_000 });
   t.equal(requestTimes(rule(0), timeouts, perTry).requestMs, undefined);
